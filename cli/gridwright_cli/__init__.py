@@ -1,0 +1,1 @@
+"""The command line of the grid: starts it, asks it, uses it."""

@@ -1,0 +1,1 @@
+"""Remembers the result of every action."""

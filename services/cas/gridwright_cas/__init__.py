@@ -1,0 +1,1 @@
+"""Keeps blobs under the digest of their bytes."""

@@ -1,0 +1,1 @@
+"""Gives the whole grid one address, by way of Envoy."""

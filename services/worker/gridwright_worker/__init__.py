@@ -1,0 +1,1 @@
+"""Runs actions and uploads what they produce."""

@@ -1,0 +1,1 @@
+"""What may import what, and other rules of the tree."""

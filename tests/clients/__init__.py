@@ -1,0 +1,1 @@
+"""Builds with real build tools."""

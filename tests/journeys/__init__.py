@@ -1,0 +1,1 @@
+"""Whole grids, all services as processes, behind a real Envoy."""

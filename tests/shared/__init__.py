@@ -1,0 +1,1 @@
+"""Tests of gridwright, the library that all services share."""
