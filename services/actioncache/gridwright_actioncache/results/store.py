@@ -1,0 +1,39 @@
+"""The interface of everything that keeps results of actions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from gridwright.digest import Digest
+
+
+class ResultStore(Protocol):
+    """Keeps the result of each action under the action's digest, apart for each instance.
+
+    A result is the bytes of an ``ActionResult``, and comes out as the bytes that went in:
+    fields that this version does not know survive (checklist ACU-12). A leaf keeps bytes; a
+    decorator holds another store and changes one thing about it. Both look the same from
+    outside, so a whole policy is a nest of constructors in ``app.py``.
+
+    Every method raises ``Unavailable`` when what lies behind the store cannot answer; that is
+    never reported as absence, which would make every client build again (checklist ACG-02).
+    """
+
+    @abstractmethod
+    async def get_many(self, instance: str, action_digests: Collection[Digest]) -> Mapping[Digest, bytes]:
+        """Return the results that are kept, and leave out the others; the found ones count as used now."""
+        ...
+
+    @abstractmethod
+    async def put(self, instance: str, action_digest: Digest, result: bytes) -> None:
+        """Keep *result* in place of what was kept; whoever reads sees the one or the other (checklist ACU-08).
+
+        On return it is kept as well as this store keeps anything: it outlives the process
+        where the store does.
+
+        Raises:
+            ResourceExhausted: there is no room for it, or too many wait to be kept.
+        """
+        ...

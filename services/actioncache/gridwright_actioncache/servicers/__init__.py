@@ -1,0 +1,1 @@
+"""The RPC services of the action cache."""

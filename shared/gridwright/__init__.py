@@ -1,0 +1,1 @@
+"""What every Gridwright service shares: digests, errors, the wire, and how a process is run."""

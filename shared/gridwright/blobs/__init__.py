@@ -1,0 +1,1 @@
+"""Blob stores: the interface, and the two implementations that more than one service needs."""

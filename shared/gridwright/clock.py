@@ -1,0 +1,23 @@
+"""What time it is, so that tests can say so."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall-clock time; pass it to what needs the time instead of calling ``time`` there."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+
+class SystemClock(Clock):
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()

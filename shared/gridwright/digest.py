@@ -1,0 +1,80 @@
+"""What names a blob: a digest function, a hash and a size."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from blake3 import blake3
+
+
+class Hasher(Protocol):
+    """An incremental hash, as hashlib has them."""
+
+    def update(self, data: bytes, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class DigestFunction(IntEnum):
+    """The digest functions that Gridwright can compute; values are those of REAPI's enum."""
+
+    SHA256 = 1
+    SHA1 = 2
+    MD5 = 3
+    SHA384 = 5
+    SHA512 = 6
+    BLAKE3 = 9
+
+    @property
+    def hash_length(self) -> int:
+        """Length of a hash in hexadecimal digits."""
+        return _HASH_LENGTHS[self]
+
+    def new(self) -> Hasher:
+        """Begin a hash."""
+        if self is DigestFunction.BLAKE3:
+            return blake3()
+        return hashlib.new(self.name.lower(), usedforsecurity=False)
+
+    def digest(self, data: bytes) -> Digest:
+        """Return the digest of *data*."""
+        hasher = self.new()
+        hasher.update(data)
+        return Digest(self, hasher.hexdigest(), len(data))
+
+    @property
+    def empty(self) -> Digest:
+        """The digest of the empty blob, which every CAS holds always (checklist LIF-05)."""
+        return _EMPTY[self]
+
+
+class Digest(NamedTuple):
+    """The key of a blob.
+
+    The three parts together are the identity: the same hash with another size is another
+    blob (checklist DIG-02), and so are the same bytes under another function (DIG-18).
+    ``wire.digests`` checks each part as it comes in, so code that holds a Digest need not.
+    """
+
+    function: DigestFunction
+    #: Lower-case hexadecimal, exactly ``function.hash_length`` digits.
+    hash: str
+    size_bytes: int
+
+    def __str__(self) -> str:
+        prefix = "" if self.function is not DigestFunction.BLAKE3 else "blake3/"
+        return f"{prefix}{self.hash}/{self.size_bytes}"
+
+
+_HASH_LENGTHS = {
+    DigestFunction.SHA256: 64,
+    DigestFunction.SHA1: 40,
+    DigestFunction.MD5: 32,
+    DigestFunction.SHA384: 96,
+    DigestFunction.SHA512: 128,
+    DigestFunction.BLAKE3: 64,
+}
+
+_EMPTY = {function: function.digest(b"") for function in DigestFunction}

@@ -1,0 +1,121 @@
+"""The admin pages of a service: its health and metrics, over HTTP on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from gridwright.errors import ConfigurationError
+from gridwright.settings import Address
+from gridwright.version import VERSION
+
+#: What a service says of itself on /status, beside its name and version.
+StatusReport = Callable[[], Awaitable[Mapping[str, Any]]]
+
+_START_SECONDS = 10.0
+
+
+class Readiness:
+    """Whether this process wants traffic: true between start and drain. Covers its own state only."""
+
+    def __init__(self) -> None:
+        self.ready = False
+
+
+def admin_app(service: str, registry: CollectorRegistry, readiness: Readiness, status: StatusReport) -> FastAPI:
+    """Return the admin pages: /healthz, /readyz, /status and /metrics."""
+    app = FastAPI(title=f"Gridwright {service}", version=VERSION, docs_url=None, redoc_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process answers."""
+        return Response("ok\n", media_type="text/plain")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """The process wants traffic."""
+        if readiness.ready:
+            return Response("ready\n", media_type="text/plain")
+        return Response("not ready: starting or draining\n", status_code=503, media_type="text/plain")
+
+    @app.get("/status")
+    async def show_status() -> dict[str, Any]:
+        """What the service says of itself."""
+        return {"service": service, "version": VERSION, "ready": readiness.ready, **await status()}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+async def no_status() -> Mapping[str, Any]:
+    """A status report for a service that has nothing to add."""
+    return {}
+
+
+@asynccontextmanager
+async def serving_http(app: FastAPI, listen: Address) -> AsyncIterator[int]:
+    """Serve *app* while the block runs; yield the TCP port (0 for a Unix socket).
+
+    Raises:
+        ConfigurationError: the address cannot be listened on, being in use for one.
+    """
+    listener = _bind(listen)
+    server = _Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=2)
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {listen}")
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            await server.up.wait()
+        yield 0 if listen.is_unix else listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its handlers of signals (the process has its own, in ``wire.server``), and with an event."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(listen: Address) -> socket.socket:
+    host, port = listen.host_and_port
+    family = socket.AF_UNIX if listen.is_unix else socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if path := listen.unix_path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            listener.bind(str(path))
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {listen} (HTTP): {error.strerror}; choose another") from None
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,1 @@
+"""Contracts and fakes, shipped so that every service tests against the same ones."""

@@ -1,0 +1,5 @@
+"""The version of this Gridwright."""
+
+from importlib.metadata import version
+
+VERSION = version("gridwright-shared")

@@ -1,0 +1,102 @@
+"""Digest messages become Digests here, and are checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gridwright.digest import Digest, DigestFunction
+from gridwright.errors import InvalidDigest
+from gridwright.instances import Instance
+from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+
+#: Sizes travel as int64.
+MAX_SIZE_BYTES = 2**63 - 1
+_HEX = "0123456789abcdef"
+
+
+def digest_function(named: int, hash_length: int, instance: Instance) -> DigestFunction:
+    """Return the function that a request means.
+
+    *named* is the request's ``digest_function``; 0 leaves it to the length of the hash
+    (checklist DIG-05 to DIG-09).
+
+    Raises:
+        InvalidDigest: the instance does not use that function.
+    """
+    if named == pb.DigestFunction.UNKNOWN:
+        if function := instance.by_hash_length.get(hash_length):
+            return function
+        raise InvalidDigest(
+            f"no digest function of this instance has hashes of {hash_length} characters; {_usable(instance)}"
+        )
+    if named in instance.digest_functions:
+        return DigestFunction(named)
+    name = pb.DigestFunction.Value.Name(named) if named in pb.DigestFunction.Value.values() else str(named)
+    raise InvalidDigest(f"digest function {name} is not used here; {_usable(instance)}", field="digest_function")
+
+
+def make_digest(function: DigestFunction, hash_: str, size_bytes: int, *, field: str = "digest") -> Digest:
+    """Return a Digest, once its parts have been checked (checklist DIG-01, DIG-03, DIG-08).
+
+    Raises:
+        InvalidDigest: *hash_* is not lower-case hexadecimal of the function's length, or the size is negative.
+    """
+    if len(hash_) != function.hash_length:
+        raise InvalidDigest(
+            f"{field}: a {function.name} hash has {function.hash_length} characters, not {len(hash_)}", field=field
+        )
+    if hash_.strip(_HEX):
+        raise InvalidDigest(f"{field}: hash {hash_!r} is not lower-case hexadecimal", field=field)
+    if not 0 <= size_bytes <= MAX_SIZE_BYTES:
+        raise InvalidDigest(f"{field}: size {size_bytes} is out of range", field=field)
+    return Digest(function, hash_, size_bytes)
+
+
+def read_digest(message: pb.Digest, instance: Instance, named: int = 0, *, field: str = "digest") -> Digest:
+    """Return the Digest that *message* holds; *named* is the request's ``digest_function``.
+
+    Raises:
+        InvalidDigest: it holds none.
+    """
+    if not message.hash:
+        raise InvalidDigest(f"{field} is required and was not sent", field=field)
+    function = digest_function(named, len(message.hash), instance)
+    return make_digest(function, message.hash, message.size_bytes, field=field)
+
+
+def read_digests(
+    messages: Iterable[pb.Digest], instance: Instance, named: int = 0, *, field: str = "digests"
+) -> list[Digest]:
+    """Return the Digests of one request, which are all of one function (checklist DIG-10).
+
+    Raises:
+        InvalidDigest: naming the first that is wrong.
+    """
+    digests: list[Digest] = []
+    function: DigestFunction | None = None
+    for message in messages:
+        if function is None:
+            digest = read_digest(message, instance, named, field=f"{field}[0]")
+            function = digest.function
+        else:
+            digest = make_digest(function, message.hash, message.size_bytes, field=f"{field}[{len(digests)}]")
+        digests.append(digest)
+    return digests
+
+
+def child_digest(message: pb.Digest, parent: Digest, *, field: str) -> Digest:
+    """Return a digest found inside the document *parent*; it has the same function (checklist DIG-11).
+
+    Raises:
+        InvalidDigest: it has not, or is none.
+    """
+    return make_digest(parent.function, message.hash, message.size_bytes, field=field)
+
+
+def digest_message(digest: Digest) -> pb.Digest:
+    """Return the message that says *digest*."""
+    return pb.Digest(hash=digest.hash, size_bytes=digest.size_bytes)
+
+
+def _usable(instance: Instance) -> str:
+    return "usable are " + ", ".join(function.name for function in instance.digest_functions)

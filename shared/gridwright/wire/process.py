@@ -1,0 +1,84 @@
+"""How the process of a service is run: settings, logs, signals, and a bounded end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from gridwright.errors import ConfigurationError
+from gridwright.settings import Address, GridSettings, load_settings
+from gridwright.telemetry.admin import Readiness, StatusReport, admin_app, no_status, serving_http
+from gridwright.telemetry.logging import configure_logging
+from gridwright.telemetry.metrics import new_registry
+from gridwright.version import VERSION
+
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S", bound=GridSettings)
+
+#: Exit status for settings that cannot be used, as sysexits.h has it; a supervisor need not try again.
+EXIT_CONFIG = 78
+
+
+class Process:
+    """What an application needs of the process that it runs in."""
+
+    def __init__(self) -> None:
+        #: Set on SIGTERM or SIGINT: take no new work, and end what is held open.
+        self.stopping = asyncio.Event()
+        self.registry: CollectorRegistry = new_registry()
+        self.readiness = Readiness()
+
+    @asynccontextmanager
+    async def admin(self, service: str, listen: Address, status: StatusReport = no_status) -> AsyncIterator[None]:
+        """Serve the admin pages while the block runs, which is when the process is ready until it drains."""
+        async with serving_http(admin_app(service, self.registry, self.readiness, status), listen):
+            self.readiness.ready = True
+            try:
+                yield
+            finally:
+                self.readiness.ready = False
+
+
+Application = Callable[[S, Process], AbstractAsyncContextManager[None]]
+
+
+def run(service: str, model: type[S], application: Application[S]) -> None:
+    """Run *application* until SIGTERM or SIGINT; the whole of a service's ``main()``."""
+    parser = argparse.ArgumentParser(prog=f"gridwright-{service}", description=f"The {service} service of Gridwright.")
+    parser.add_argument("--config", type=Path, help="the grid's settings file (YAML)")
+    parser.add_argument("--version", action="version", version=VERSION)
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings(model, path=arguments.config, environ=os.environ)
+        configure_logging(service, level=settings.log.level, format_=settings.log.format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(application, settings))
+    except ConfigurationError as error:
+        print(f"gridwright-{service}: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+
+
+async def _run(application: Application[S], settings: S) -> None:
+    process = Process()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.stopping.set)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(application(settings, process))
+        log.info("started", version=VERSION)
+        await process.stopping.wait()
+        process.readiness.ready = False
+        log.info("draining")
+    log.info("stopped")

@@ -1,0 +1,110 @@
+"""The gRPC server of a service, from its first health answer to the end of its drain."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from gridwright.auth.authenticator import Authenticator
+from gridwright.errors import ConfigurationError
+from gridwright.settings import Address
+from gridwright.telemetry.metrics import RpcMetrics
+from gridwright.wire.interceptors import MetricsInterceptor, StatusInterceptor
+from gridwright.wire.serving import Servicer, generic_handler
+
+#: What a batch may hold: with the 85 bytes that each of 4,000 blobs costs beside its own, still
+#: below the 4 MiB that clients receive by default (checklist CAP-15, BRB-09).
+MAX_BATCH_BYTES = 4 * 1024 * 1024 - 512 * 1024
+#: What one message may hold: some clients stream uploads in messages of several MiB (GRP-02).
+MAX_RECEIVE_BYTES = 16 * 1024 * 1024
+#: A first message may carry 8 KiB of RequestMetadata beside a token (HDR-06).
+_MAX_METADATA_BYTES = 64 * 1024
+
+_OPTIONS = (
+    # Two servers on one port would otherwise both start, and share the connections silently.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+    ("grpc.max_concurrent_streams", 10_000),
+    # A burst waits its turn: by default, some of what is beyond a thousand calls not yet looked at is CANCELLED.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    # Clients ping every 10 s, also without calls (GRP-08); the default is to hang up on them.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What makes the server of one service differ from that of another."""
+
+    listen: Sequence[Address]
+    authenticator: Authenticator
+    registry: CollectorRegistry
+    drain_seconds: float = 10.0
+    #: What callers of these services hear when something unexpected is raised; INTERNAL elsewhere.
+    unexpected_codes: Mapping[str, grpc.StatusCode] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def serving(servicers: Sequence[Servicer], options: ServerOptions) -> AsyncIterator[Sequence[int]]:
+    """Answer RPCs while the block runs; yield the TCP port of each address (0 for a Unix socket).
+
+    On leaving, health turns NOT_SERVING, clients get GOAWAY, and calls in flight have
+    ``drain_seconds`` to finish before they are cut (checklist GRP-09).
+
+    Raises:
+        ConfigurationError: an address is in use.
+    """
+    server = grpc.aio.server(
+        interceptors=[MetricsInterceptor(RpcMetrics(options.registry)), StatusInterceptor(options.unexpected_codes)],
+        options=_OPTIONS,
+    )
+    server.add_generic_rpc_handlers([generic_handler(one, options.authenticator) for one in servicers])
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = [servicer.service.full_name for servicer in servicers]
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, "grpc.health.v1.Health"], server)
+    locks: list[int] = []
+    try:
+        ports = [_listen(server, address, locks) for address in options.listen]
+        await server.start()
+        for name in ("", *names):
+            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        yield ports
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(options.drain_seconds)
+        for lock in locks:
+            os.close(lock)
+
+
+def _listen(server: grpc.aio.Server, address: Address, locks: list[int]) -> int:
+    if path := address.unix_path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # gRPC unlinks a socket that is there and takes its place, also one in use: a lock tells.
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"another process serves {address}; stop it or choose another path") from None
+    try:
+        port: int = server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot listen on {address}: is the port in use? ({error}); choose another") from None
+    return 0 if address.is_unix else port

@@ -1,0 +1,71 @@
+"""Servicers become grpc.aio handlers here: the one place where a Call is filled from a grpc context."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar, Protocol
+
+import grpc
+
+from gridwright.auth.authenticator import Authenticator
+from gridwright.wire.call import Call
+from gridwright.wire.rpc import Method, Service
+
+
+class Servicer(Protocol):
+    """Any class that inherits a generated service Protocol."""
+
+    service: ClassVar[Service]
+
+
+def generic_handler(servicer: Servicer, authenticator: Authenticator) -> grpc.GenericRpcHandler:
+    """Return the grpc handler that lets *servicer* answer its service's methods."""
+    handlers = {
+        method.path.rpartition("/")[2]: _handler(getattr(servicer, method.name), method, authenticator)
+        for method in servicer.service.methods
+    }
+    return grpc.method_handlers_generic_handler(servicer.service.full_name, handlers)
+
+
+def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator: Authenticator) -> Any:
+    def open_call(context: Any) -> Call:
+        metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata()
+        peer: str = context.peer()
+        remaining: float | None = context.time_remaining()
+        return Call(
+            metadata=metadata,
+            identity=authenticator.authenticate(metadata, peer),
+            deadline=None if remaining is None else time.monotonic() + remaining,
+            peer=peer,
+        )
+
+    async def unary(request: Any, context: Any) -> Any:
+        call = open_call(context)
+        try:
+            return await answer(request, call)
+        finally:
+            if call.trailers:
+                context.set_trailing_metadata(call.trailers)
+
+    async def stream(request: Any, context: Any) -> None:
+        call = open_call(context)
+        try:
+            async with aclosing(answer(request, call)) as responses:
+                async for response in responses:
+                    await context.write(response)
+        finally:
+            if call.trailers:
+                context.set_trailing_metadata(call.trailers)
+
+    codecs = (method.request.FromString, method.response.SerializeToString)
+    match method.client_streaming, method.server_streaming:
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler(unary, *codecs)
+        case False, True:
+            return grpc.unary_stream_rpc_method_handler(stream, *codecs)
+        case True, False:
+            return grpc.stream_unary_rpc_method_handler(unary, *codecs)
+        case _:
+            return grpc.stream_stream_rpc_method_handler(stream, *codecs)
