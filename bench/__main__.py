@@ -1,0 +1,107 @@
+"""``python -m bench NAME``: runs one benchmark, or all, against a grid of its own or one that is named."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
+
+from bench.action_cache import bench_action_cache
+from bench.bytestream import bench_bytestream
+from bench.grid import own_grid
+from bench.noop_actions import bench_noop_actions
+from bench.target import Target
+
+BENCHMARKS = ("noop_actions", "action_cache", "bytestream")
+
+
+def main() -> None:
+    """Run what the command line says."""
+    arguments = _parser().parse_args()
+    if arguments.data:
+        arguments.data = arguments.data.absolute()
+        arguments.data.mkdir(parents=True, exist_ok=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"], nargs="?", default="all")
+    ours = parser.add_argument_group("which grid; by default one is started for the time of the benchmark")
+    ours.add_argument("--endpoint", help="the gRPC target of a grid that runs")
+    ours.add_argument("--instance", default="main", help="its instance name (%(default)s)")
+    ours.add_argument("--direct-cas", help="the gRPC target of its CAS, past the gateway")
+    ours.add_argument("--data", type=Path, help="its data directory; without --endpoint: where to make one")
+    ours.add_argument("--port", type=int, default=50171, help="the port of a grid that is started (%(default)s)")
+    ours.add_argument("--console-port", type=int, default=50172, help="and that of its console (%(default)s)")
+    peer = parser.add_argument_group("a peer, measured by the same client in the same run; see bench/README.md")
+    peer.add_argument("--peer", help="its gRPC target")
+    peer.add_argument("--peer-name", default="peer", help="what the tables call it (%(default)s)")
+    peer.add_argument("--peer-instance", default="main", help="its instance name (%(default)s)")
+    peer.add_argument(
+        "--peer-platform", action="append", default=[], metavar="NAME=VALUE", help="a platform property of its actions"
+    )
+    how = parser.add_argument_group("how much")
+    how.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (%(default)s)")
+    how.add_argument("--actions", type=int, default=500, help="actions per run (%(default)s)")
+    how.add_argument("--hits", type=int, default=5000, help="action-cache hits per run (%(default)s)")
+    how.add_argument("--processes", type=int, default=1, help="client processes for the hits (%(default)s)")
+    how.add_argument("--size-mib", type=int, default=1024, help="size of the large blob (%(default)s)")
+    how.add_argument("--chunk-kib", type=int, default=1024, help="size of its messages (%(default)s)")
+    return parser
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    names = BENCHMARKS if arguments.name == "all" else (arguments.name,)
+    async with _target(arguments) as target:
+        targets = [target]
+        if arguments.peer:
+            platform = tuple(tuple(one.split("=", 1)) for one in arguments.peer_platform)
+            targets.append(Target(arguments.peer_name, arguments.peer, arguments.peer_instance, platform=platform))
+        _tell_of_the_machine()
+        for name in names:
+            await _bench(name, targets, arguments)
+
+
+def _tell_of_the_machine() -> None:
+    cores, (load, _, _) = os.cpu_count() or 1, os.getloadavg()
+    print(f"{cores} cores, load average {load:.1f} before the first run", flush=True)
+    if load > cores / 2:
+        print("this machine has other work: what follows is too low", flush=True)
+
+
+async def _bench(name: str, targets: list[Target], arguments: argparse.Namespace) -> None:
+    repeat = arguments.repeat
+    match name:
+        case "noop_actions":
+            await bench_noop_actions(targets, count=arguments.actions, in_flight=50, repeat=repeat)
+        case "action_cache":
+            await bench_action_cache(
+                targets, count=arguments.hits, in_flight=32, processes=arguments.processes, repeat=repeat
+            )
+        case "bytestream":
+            await bench_bytestream(
+                targets, size_bytes=arguments.size_mib * 2**20, chunk_bytes=arguments.chunk_kib * 1024, repeat=repeat
+            )
+
+
+@asynccontextmanager
+async def _target(arguments: argparse.Namespace) -> AsyncIterator[Target]:
+    if arguments.endpoint:
+        yield Target("gridwright", arguments.endpoint, arguments.instance, arguments.direct_cas, arguments.data)
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        data = arguments.data or Path(temporary)
+        async with own_grid(data, port=arguments.port, console_port=arguments.console_port) as target:
+            yield target
+
+
+if __name__ == "__main__":
+    main()
