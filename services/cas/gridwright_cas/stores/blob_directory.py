@@ -28,6 +28,8 @@ _FILE_NAME = re.compile(r"([0-9a-f]+)-(0|[1-9][0-9]{0,18})")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: So many files of one batch are open at the same time: far below the usual limit of 1,024 per process.
 _GROUP = 64
+#: After so many bytes of an upload the kernel is asked to begin writing, so that the last one need not wait for all.
+_WRITEBACK_BYTES = 16 * 1024 * 1024
 #: The kernel takes at most 1,024 buffers at once.
 _MAX_BUFFERS = 1024
 
@@ -142,6 +144,15 @@ class BlobDirectory:
         with self._lock:
             self.index.release(cost_bytes)
 
+    def begin_sync(self, descriptor: int, offset: int, size_bytes: int) -> None:
+        """Let the kernel begin to bring these bytes to the disk, if this directory is durable.
+
+        Linux starts to write what is dirty when it is told that it will not be needed. What is
+        being written stays cached, and bytes that were just written are all dirty.
+        """
+        if self.durable:
+            os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_DONTNEED)
+
     def sync(self, descriptor: int) -> None:
         """Bring a file's bytes to the disk, if this directory is durable."""
         if self.durable:
@@ -233,6 +244,8 @@ class Upload:
         self._path = path
         self._descriptor: int | None = None
         self._written_bytes = 0
+        #: How much of it the kernel was asked to bring to the disk.
+        self._synced_bytes = 0
         self._published = False
         self._closed = False
         self._lock = threading.Lock()
@@ -252,6 +265,9 @@ class Upload:
             self._directory.reserve(cost_of(end) - cost_of(self._written_bytes))
             self._written_bytes = end
             _write_all(self._descriptor, pieces)
+            if end - self._synced_bytes >= _WRITEBACK_BYTES:
+                self._directory.begin_sync(self._descriptor, self._synced_bytes, end - self._synced_bytes)
+                self._synced_bytes = end
 
     def finish(self, now: float) -> None:
         """Make it the blob.
