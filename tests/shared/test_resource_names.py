@@ -134,3 +134,7 @@ def test_the_names_that_we_make_are_understood(function: F, instance: str) -> No
     parsed = parse_write_name(write_name(instance, digest), INSTANCES)
     assert (parsed.instance, parsed.digest) == (INSTANCES[instance], digest)
     assert write_name(instance, digest) != write_name(instance, digest)
+
+
+def test_bsn_10_what_old_clients_add_to_a_name_to_read_by_is_ignored() -> None:
+    assert parse_read_name(f"blobs/{H[64]}/{N}/main.o", INSTANCES) == parse_read_name(f"blobs/{H[64]}/{N}", INSTANCES)

@@ -35,6 +35,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A proxy for the web is not meant for the services of a grid.
+    ("grpc.enable_http_proxy", 0),
     # Retries are RetryingChannel's, which knows the caller's time limit; gRPC stops after five.
     ("grpc.enable_retries", 0),
 )

@@ -29,7 +29,9 @@ class BlobName:
 
 
 def parse_read_name(name: str, instances: Instances) -> BlobName:
-    """Parse ``[instance/](blobs|compressed-blobs/<compressor>)/[function/]hash/size``.
+    """Parse ``[instance/](blobs|compressed-blobs/<compressor>)/[function/]hash/size[/anything]``.
+
+    The grammar ends with the size, but old clients add a file name (checklist BSN-10).
 
     Raises:
         InvalidResourceName: it is no such name.
@@ -39,9 +41,7 @@ def parse_read_name(name: str, instances: Instances) -> BlobName:
     start = _first(segments, "blobs", "compressed-blobs")
     if start is None:
         raise InvalidResourceName(name, "want [INSTANCE/]blobs/HASH/SIZE or [INSTANCE/]compressed-blobs/zstd/HASH/SIZE")
-    blob, rest = _parse_blob(name, segments[:start], segments[start:], instances)
-    if rest:
-        raise InvalidResourceName(name, f"unexpected {rest[0]!r} after the size")
+    blob, _metadata = _parse_blob(name, segments[:start], segments[start:], instances)
     return blob
 
 
