@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -64,18 +63,11 @@ def run(service: str, model: type[S], application: Application[S]) -> None:
     try:
         settings = load_settings(model, path=arguments.config, environ=os.environ)
         configure_logging(service, level=settings.log.level, format_=settings.log.format)
-        _raise_open_files_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(application, settings))
     except ConfigurationError as error:
         print(f"gridwright-{service}: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
-
-
-def _raise_open_files_limit() -> None:
-    """Allow as many open files as the host does: each connection and each blob being read holds one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(application: Application[S], settings: S) -> None:

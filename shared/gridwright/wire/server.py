@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ async def serving(servicers: Sequence[Servicer], options: ServerOptions) -> Asyn
     Raises:
         ConfigurationError: an address is in use.
     """
+    _raise_open_files_limit()
     server = grpc.aio.server(
         interceptors=[MetricsInterceptor(RpcMetrics(options.registry)), StatusInterceptor(options.unexpected_codes)],
         options=_OPTIONS,
@@ -91,6 +93,12 @@ async def serving(servicers: Sequence[Servicer], options: ServerOptions) -> Asyn
         await server.stop(options.drain_seconds)
         for lock in locks:
             os.close(lock)
+
+
+def _raise_open_files_limit() -> None:
+    """Allow as many open files as the host does: each connection holds one, and so may each call."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(server: grpc.aio.Server, address: Address, locks: list[int]) -> int:

@@ -1,0 +1,1 @@
+"""From the digest of an input root to a directory on disk."""

@@ -1,0 +1,271 @@
+"""The local cache of input files, which actions get as hard links."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gridwright.blobs.store import BlobStore
+from gridwright.digest import Digest
+from gridwright.errors import BlobNotFound, GridwrightError, InternalError, MissingBlobs, ResourceExhausted
+from gridwright_worker.execution.batches import SMALL_BYTES, batches
+from gridwright_worker.execution.concurrently import all_of
+from gridwright_worker.execution.inputs.files import CacheFiles
+from gridwright_worker.execution.inputs.tree import InputFile
+from gridwright_worker.execution.threads import in_thread
+
+#: So many batches or streams at once, for all slots: what bounds memory.
+_MAX_TRANSFERS = 8
+#: Up to so many files, looking at them takes less than a hop to a thread.
+_FEW = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """How full the cache is."""
+
+    files: int
+    used_bytes: int
+    max_bytes: int
+    pinned_files: int
+    hits: int
+    misses: int
+
+
+class InputCache:
+    """Has input files on disk, each under its digest, once for each value of the executable bit.
+
+    Slots share it. A blob is downloaded once, however many actions want it at the same time;
+    its hash is checked on the way in. What a running action uses is pinned; of the rest, the
+    least recently used goes when room is needed. Before a file is handed out its size, time
+    and mode are looked at, so what an action as root wrote through its hard link, or a
+    disk cut short, is not handed out again (checklist DIR-08, DIR-09).
+
+    The index is in memory, made anew from the directory at each start.
+    """
+
+    def __init__(self, files: CacheFiles, store: BlobStore, *, max_bytes: int) -> None:
+        self._files = files
+        self._store = store
+        self._max_bytes = max_bytes
+        #: What is on disk, the least recently used first.
+        self._kept: OrderedDict[InputFile, None] = OrderedDict()
+        self._used_bytes = 0
+        #: How many actions use a file; reserved and counted here from before it is on disk.
+        self._pins: Counter[InputFile] = Counter()
+        self._pinned_bytes = 0
+        self._unpinned = asyncio.Condition()
+        #: Files on their way, each with an event for its end, good or bad.
+        self._coming: dict[InputFile, asyncio.Event] = {}
+        self._transfers = asyncio.Semaphore(_MAX_TRANSFERS)
+        self._hits = 0
+        self._misses = 0
+
+    def __repr__(self) -> str:
+        return f"<InputCache {len(self._kept)} files, {self._used_bytes} of {self._max_bytes} bytes>"
+
+    async def open(self) -> None:
+        """Take over what an earlier process left."""
+        for file in await in_thread(self._files.open):
+            self._kept[file] = None
+            self._used_bytes += room_of(file)
+        await self._evict()
+
+    def path(self, file: InputFile) -> str:
+        """Return where a file lies that :meth:`holding` holds."""
+        return self._files.path(file)
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics(
+            files=len(self._kept),
+            used_bytes=self._used_bytes,
+            max_bytes=self._max_bytes,
+            pinned_files=len(self._pins),
+            hits=self._hits,
+            misses=self._misses,
+        )
+
+    @asynccontextmanager
+    async def holding(self, wanted: Collection[InputFile]) -> AsyncIterator[None]:
+        """Have all of *wanted* on disk while the block runs.
+
+        Raises:
+            MissingBlobs: naming all that the CAS does not hold.
+            ResourceExhausted: they are more than the cache may ever hold.
+        """
+        await self._pin(wanted)
+        try:
+            await self._check(wanted)
+            await self._fetch(wanted)
+            yield
+        finally:
+            await self._unpin(wanted)
+
+    async def _pin(self, wanted: Collection[InputFile]) -> None:
+        """Reserve room for all or none, so that two large actions wait for each other in turn, not crosswise.
+
+        The wait ends with other actions, which have a timeout.
+        """
+        total_bytes = sum(map(room_of, wanted))
+        if total_bytes > self._max_bytes:
+            raise ResourceExhausted(
+                f"the inputs need {total_bytes} bytes, this worker's cache may hold {self._max_bytes} "
+                "(worker.cache_max_bytes)"
+            )
+        while self._pinned_bytes + self._new_bytes(wanted) > self._max_bytes:
+            async with self._unpinned:
+                await self._unpinned.wait()
+        for file in wanted:
+            self._pins[file] += 1
+            if self._pins[file] == 1:
+                self._pinned_bytes += room_of(file)
+            if file in self._kept:
+                self._kept.move_to_end(file)
+
+    def _new_bytes(self, wanted: Collection[InputFile]) -> int:
+        return sum(room_of(file) for file in wanted if file not in self._pins)
+
+    async def _unpin(self, wanted: Collection[InputFile]) -> None:
+        for file in wanted:
+            self._pins[file] -= 1
+            if not self._pins[file]:
+                del self._pins[file]
+                self._pinned_bytes -= room_of(file)
+        async with self._unpinned:
+            self._unpinned.notify_all()
+
+    async def _check(self, wanted: Collection[InputFile]) -> None:
+        """Drop those files that are no longer what they were."""
+        present = [file for file in wanted if file in self._kept]
+        self._hits += len(present)
+        self._misses += len(wanted) - len(present)
+        changed = (
+            self._files.changed(present) if len(present) <= _FEW else await in_thread(self._files.changed, present)
+        )
+        for file in changed:
+            self._forget(file)
+
+    async def _fetch(self, wanted: Collection[InputFile]) -> None:
+        """Bring what is absent; what another action is bringing already is waited for."""
+        while absent := [file for file in wanted if file not in self._kept]:
+            mine = [file for file in absent if file not in self._coming]
+            if mine:
+                await self._bring(mine)
+            elif coming := self._coming.get(absent[0]):
+                # If it fails over there, or is given up, the next turn makes it ours.
+                await coming.wait()
+
+    async def _bring(self, files: list[InputFile]) -> None:
+        for file in files:
+            self._coming[file] = asyncio.Event()
+        try:
+            await self._evict()
+            missing = [digest for lost in await all_of(self._transfers_of(files)) for digest in lost]
+        finally:
+            for file in files:
+                self._coming.pop(file).set()
+        if missing:
+            raise MissingBlobs(missing)
+
+    def _transfers_of(self, files: Iterable[InputFile]) -> Iterator[Coroutine[Any, Any, list[Digest]]]:
+        variants: dict[Digest, list[InputFile]] = {}
+        for file in files:
+            variants.setdefault(file.digest, []).append(file)
+        for batch in batches(digest for digest in variants if digest.size_bytes <= SMALL_BYTES):
+            yield self._bring_batch({digest: variants[digest] for digest in batch})
+        for digest, wanted in variants.items():
+            if digest.size_bytes > SMALL_BYTES:
+                yield self._bring_large(digest, wanted)
+
+    async def _bring_batch(self, wanted: Mapping[Digest, list[InputFile]]) -> list[Digest]:
+        """Bring small blobs; return those that are missing."""
+        blobs: dict[InputFile, bytes] = {
+            file: b"" for one in wanted if one == one.function.empty for file in wanted[one]
+        }
+        missing: list[Digest] = []
+        async with self._transfers:
+            asked = [digest for digest in wanted if digest != digest.function.empty]
+            for digest, found in (await self._store.get_many(asked) if asked else {}).items():
+                if isinstance(found, BlobNotFound):
+                    missing.append(digest)
+                elif isinstance(found, GridwrightError):
+                    raise found
+                else:
+                    blobs |= dict.fromkeys(wanted[digest], found)
+            try:
+                await in_thread(self._files.write, blobs)
+            except BaseException:
+                # Those that were written are there, and take room.
+                lost = set(self._files.changed(list(blobs)))
+                for file in blobs.keys() - lost:
+                    self._keep(file)
+                raise
+        for file in blobs:
+            self._keep(file)
+        return missing
+
+    async def _bring_large(self, digest: Digest, wanted: list[InputFile]) -> list[Digest]:
+        """Bring a large blob; return it if it is missing."""
+        first, *others = wanted
+        hasher = digest.function.new()
+        async with self._transfers:
+            with self._files.writing() as incoming:
+                try:
+                    async with aclosing(self._store.get(digest)) as chunks:  # type: ignore[type-var]
+                        async for chunk in chunks:
+                            await in_thread(_both, hasher.update, incoming.append, chunk)
+                except BlobNotFound:
+                    return [digest]
+                if hasher.hexdigest() != digest.hash or incoming.size_bytes != digest.size_bytes:
+                    raise InternalError(f"the CAS sent other bytes than those of blob {digest}")
+                incoming.keep_as(first)
+            self._keep(first)
+            for other in others:
+                await in_thread(self._files.copy, first, other)
+                self._keep(other)
+        return []
+
+    def _keep(self, file: InputFile) -> None:
+        self._kept[file] = None
+        self._used_bytes += room_of(file)
+
+    def _forget(self, file: InputFile) -> None:
+        if file in self._kept:
+            del self._kept[file]
+            self._used_bytes -= room_of(file)
+
+    async def _evict(self) -> None:
+        """Make room for what is pinned and not here yet."""
+        expected_bytes = sum(room_of(file) for file in self._pins if file not in self._kept)
+        doomed: list[InputFile] = []
+        excess_bytes = self._used_bytes + expected_bytes - self._max_bytes
+        for file in self._kept:
+            if excess_bytes <= 0:
+                break
+            if file not in self._pins:
+                doomed.append(file)
+                excess_bytes -= room_of(file)
+        for file in doomed:
+            self._forget(file)
+            # Not downloaded again before it is gone, or the new file would be removed.
+            self._coming[file] = asyncio.Event()
+        try:
+            if doomed:
+                await in_thread(self._files.remove, doomed)
+        finally:
+            for file in doomed:
+                self._coming.pop(file).set()
+
+
+def room_of(file: InputFile) -> int:
+    """Return the bytes that a file takes on disk: whole blocks, and its inode."""
+    return (file.digest.size_bytes + 4095) // 4096 * 4096 + 256
+
+
+def _both(first: Callable[[bytes], object], second: Callable[[bytes], object], chunk: bytes) -> None:
+    first(chunk)
+    second(chunk)

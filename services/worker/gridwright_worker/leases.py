@@ -1,0 +1,87 @@
+"""Which leases the worker holds, and what the scheduler's answers mean for them: decisions, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, NewType
+
+from google.rpc import status_pb2
+
+from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2
+
+LeaseId = NewType("LeaseId", str)
+
+
+class Changes(NamedTuple):
+    """What follows from an answer."""
+
+    start: Sequence[bots_pb2.Lease]
+    stop: Sequence[LeaseId]
+
+
+class Leases:
+    """The leases of one session, as the worker tells them to the scheduler.
+
+    A completed lease is kept, and told again, until an answer no longer lists it: only then
+    is it certain that the result has arrived. ``version`` grows with each change that the
+    scheduler has yet to hear of.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[LeaseId, bots_pb2.Lease] = {}
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __repr__(self) -> str:
+        return f"<Leases {len(self._held)}>"
+
+    @property
+    def running(self) -> int:
+        """How many are not completed."""
+        return sum(lease.state != bots_pb2.COMPLETED for lease in self._held.values())
+
+    def told(self) -> list[bots_pb2.Lease]:
+        """Return what to tell the scheduler."""
+        return list(self._held.values())
+
+    def answered(self, leases: Iterable[bots_pb2.Lease], *, accepting: bool = True) -> Changes:
+        """Take in the scheduler's list, which is authoritative.
+
+        A lease of ours that it does not list is to be stopped, if it runs still; one that
+        is new is to be started, unless the worker is leaving (not *accepting*).
+        """
+        wanted = {LeaseId(lease.id): lease for lease in leases if lease.state != bots_pb2.CANCELLED}
+        stop: list[LeaseId] = []
+        for lease_id in self._held.keys() - wanted.keys():
+            if self._held.pop(lease_id).state != bots_pb2.COMPLETED:
+                stop.append(lease_id)
+        start: list[bots_pb2.Lease] = []
+        for lease_id, lease in wanted.items():
+            if lease_id not in self._held and accepting and lease.state in (bots_pb2.PENDING, bots_pb2.ACTIVE):
+                self._held[lease_id] = bots_pb2.Lease(
+                    id=lease_id, payload=lease.payload, state=bots_pb2.ACTIVE, requirements=lease.requirements
+                )
+                self.version += 1
+                start.append(lease)
+        return Changes(start, stop)
+
+    def completed(self, lease_id: LeaseId, status: status_pb2.Status, result: pb.ActionResult | None) -> bool:
+        """Note the outcome of a lease; return False if the scheduler no longer wants it."""
+        lease = self._held.get(lease_id)
+        if lease is None:
+            return False
+        lease.state = bots_pb2.COMPLETED
+        lease.status.CopyFrom(status)
+        if result is not None:
+            lease.result.Pack(result)
+        self.version += 1
+        return True
+
+    def dropped(self) -> Sequence[LeaseId]:
+        """Forget all, as the scheduler has forgotten them; return those that still run."""
+        running = [lease_id for lease_id, lease in self._held.items() if lease.state != bots_pb2.COMPLETED]
+        self._held.clear()
+        return running
