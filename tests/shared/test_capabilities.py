@@ -108,7 +108,7 @@ def test_absolute_symlinks_have_a_strategy() -> None:
 
 
 def test_what_is_not_offered_yet_is_not_announced() -> None:
-    """CAP-17, CAP-18, CAP-21, CAP-24, CAP-26: each is announced by the change that makes it work."""
+    """CAP-17, CAP-18, CAP-21, CAP-24: each is announced by the change that makes it work."""
     cache = of(MAIN).cache_capabilities
     assert not cache.supported_compressors
     assert not cache.supported_batch_update_compressors
@@ -116,7 +116,6 @@ def test_what_is_not_offered_yet_is_not_announced() -> None:
     assert not cache.splice_blob_support
     assert not cache.HasField("fast_cdc_2020_params")
     assert not cache.HasField("rep_max_cdc_params")
-    assert not of(MAIN).execution_capabilities.supported_node_properties
 
 
 def test_there_is_no_limit_on_the_size_of_a_blob() -> None:
