@@ -1,0 +1,1 @@
+"""`gridwright execute`: one command, run by the grid."""

@@ -1,0 +1,126 @@
+"""The tables.
+
+Times are seconds since the epoch. Conditions on ``state`` are spelled as literals
+(:func:`in_state`), because neither database uses a partial index for a bound parameter.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    false,
+    literal_column,
+    text,
+)
+
+from gridwright_scheduler.queue.states import ActionState
+
+metadata = MetaData()
+
+#: The sets of requirements that actions have, each kept once.
+platforms = Table(
+    "platforms",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("instance", Text, nullable=False),
+    #: A JSON list of [name, value].
+    Column("properties", Text, nullable=False),
+    Column("ours_only", Boolean, nullable=False),
+)
+
+#: One row per piece of work, with its lease while it has one.
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("instance", Text, nullable=False),
+    Column("function", SmallInteger, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    #: The client's bytes: the payload of leases.
+    Column("action", LargeBinary, nullable=False),
+    Column("do_not_cache", Boolean, nullable=False),
+    Column("platform_id", Text, ForeignKey("platforms.id"), nullable=False),
+    Column("priority", Integer, nullable=False),
+    #: Grows with the time of queueing, and is kept when the action is requeued.
+    Column("sequence", BigInteger, nullable=False),
+    #: Null: the action leaves it to the server.
+    Column("timeout_seconds", Float),
+    Column("queued_at", Float, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    #: A JSON list of what became of earlier attempts.
+    Column("failures", Text, nullable=False, server_default="[]"),
+    #: The lease under which the action is, or was last, EXECUTING.
+    Column("lease_id", Text, unique=True),
+    Column("bot_id", Text),
+    Column("leased_at", Float),
+    #: When an EXECUTING action is taken from its bot, or a COMPLETING one is looked at again.
+    Column("give_up_at", Float),
+    #: A serialised ExecuteResponse.
+    Column("response", LargeBinary),
+    Column("succeeded", Boolean, nullable=False, server_default=false()),
+    Column("finished_at", Float),
+)
+
+#: One row per Execute call; several may share an action.
+operations = Table(
+    "operations",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("instance", Text, nullable=False),
+    Column("action_id", Text, ForeignKey("actions.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Float, nullable=False),
+    Column("cancelled_at", Float),
+)
+
+#: The bots that have a session; a newer session of the same bot takes the place of the older.
+bots = Table(
+    "bots",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("bot_id", Text, primary_key=True),
+    Column("session", Text, nullable=False),
+)
+
+
+def in_state(*states: ActionState) -> ColumnElement[bool]:
+    """Return the condition that an action is in one of *states*."""
+    if len(states) == 1:
+        return actions.c.state == literal_column(str(int(states[0])))
+    return actions.c.state.in_([literal_column(str(int(state))) for state in states])
+
+
+#: Neither COMPLETED: an equal action that may be joined.
+IN_FLIGHT = actions.c.state < literal_column(str(int(ActionState.COMPLETED)))
+
+_KEY = (actions.c.hash, actions.c.size_bytes, actions.c.function, actions.c.instance)
+_LIVE_AND_SHARED = text(f"state < {int(ActionState.COMPLETED)} AND NOT do_not_cache")
+_QUEUED = text(f"state = {int(ActionState.QUEUED)}")
+_LEASED = text(f"state IN ({int(ActionState.EXECUTING)}, {int(ActionState.COMPLETING)})")
+_DONE = text(f"state = {int(ActionState.COMPLETED)}")
+
+Index("actions_in_flight", *_KEY, unique=True, sqlite_where=_LIVE_AND_SHARED, postgresql_where=_LIVE_AND_SHARED)
+Index("actions_by_hash", actions.c.hash)
+Index(
+    "actions_queue",
+    actions.c.platform_id,
+    actions.c.priority,
+    actions.c.sequence,
+    sqlite_where=_QUEUED,
+    postgresql_where=_QUEUED,
+)
+Index("actions_leased", actions.c.give_up_at, sqlite_where=_LEASED, postgresql_where=_LEASED)
+Index("actions_done", actions.c.finished_at, sqlite_where=_DONE, postgresql_where=_DONE)
+Index("operations_by_age", operations.c.instance, operations.c.created_at, operations.c.name)

@@ -1,0 +1,203 @@
+"""Turns: whatever is to be written at the same time is written in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridwright.errors import GridwrightError, Unavailable
+from gridwright_scheduler.database.engine import Database
+
+log = structlog.get_logger(__name__)
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+#: Bounds the length of a transaction, and so how long the next one waits.
+_MAX_COMMANDS_PER_TURN = 500
+
+
+class Batch(Protocol):
+    """What one step does in one turn."""
+
+    @abstractmethod
+    def apply(self, connection: Connection) -> None:
+        """Write; may be called again in another transaction if the first one failed.
+
+        Runs beside the event loop: all that it needs of the loop's was taken with the batch.
+        """
+
+    @abstractmethod
+    def committed(self) -> None:
+        """The transaction is durable: change what is in memory, tell those who wait."""
+
+    @abstractmethod
+    def failed(self, error: GridwrightError) -> None:
+        """The transaction came to nothing, for good."""
+
+    @abstractmethod
+    def parts(self) -> Sequence[Batch]:
+        """Return the batch as single commands, to be tried one by one when it failed as a whole."""
+
+
+class Step(Protocol):
+    """One kind of work that turns have."""
+
+    @abstractmethod
+    def take(self) -> Batch | None:
+        """Return what is to be done in the turn that begins now."""
+
+
+class Turns:
+    """Runs steps in their order, in one transaction per turn, whenever one of them asks for it.
+
+    While a turn runs, work for the next one gathers: the busier the scheduler, the larger
+    the transactions, and an idle one answers at once. There is one writer per process,
+    which is what SQLite wants, too.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._steps: list[Step] = []
+        self._wanted = asyncio.Event()
+
+    def add(self, step: Step) -> None:
+        """Let *step* have its part in every turn, after those added before it."""
+        self._steps.append(step)
+
+    def want(self) -> None:
+        """Have a turn soon."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Take turns until cancelled."""
+        while True:
+            await self._wanted.wait()
+            # Let all that is ready now have its say first.
+            await asyncio.sleep(0)
+            self._wanted.clear()
+            await self._turn([batch for step in self._steps if (batch := step.take()) is not None])
+
+    async def _turn(self, batches: Sequence[Batch]) -> None:
+        try:
+            await self._transaction(batches)
+        except SQLAlchemyError as error:
+            log.warning("turn_failed", error=str(error), exc_info=error)
+            for batch in batches:
+                for part in batch.parts():
+                    await self._turn_alone(part)
+
+    async def _turn_alone(self, part: Batch) -> None:
+        try:
+            await self._transaction([part])
+        except SQLAlchemyError as error:
+            log.error("command_failed", error=str(error), exc_info=error)
+            part.failed(Unavailable("the scheduler's database does not answer; try again"))
+
+    async def _transaction(self, batches: Sequence[Batch]) -> None:
+        def apply(connection: Connection) -> None:
+            for batch in batches:
+                batch.apply(connection)
+
+        await self._database.write(apply)
+        for batch in batches:
+            batch.committed()
+
+
+class Commands(Step, Generic[C, R]):
+    """Commands of one kind, from wherever they come, applied together.
+
+    Args:
+        turns: when they are applied.
+        apply: carries commands out, in order, and returns what became of each; runs beside the event loop.
+        taken: hears of each command when the turn that it is part of begins.
+        committed: hears of each command and its result when they are durable, before
+            whoever sent it, and also if that one has gone away.
+    """
+
+    def __init__(
+        self,
+        turns: Turns,
+        apply: Callable[[Connection, Sequence[C]], Sequence[R | GridwrightError]],
+        *,
+        taken: Callable[[C], None] | None = None,
+        committed: Callable[[C, R], None] | None = None,
+    ) -> None:
+        self._turns = turns
+        self._apply = apply
+        self._taken = taken
+        self._committed = committed
+        self._waiting: list[tuple[C, asyncio.Future[R]]] = []
+        turns.add(self)
+
+    def send(self, command: C) -> asyncio.Future[R]:
+        """Have *command* carried out in the next turn, whether or not anybody waits for its result.
+
+        To wait for it as well, await the future under ``asyncio.shield``. It fails with
+        Unavailable when the database does, or with the error that the command ends in.
+        """
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieve)
+        self._waiting.append((command, future))
+        self._turns.want()
+        return future
+
+    async def __call__(self, command: C) -> R:
+        """Have *command* carried out, and return its result; see :meth:`send`."""
+        return await asyncio.shield(self.send(command))
+
+    def take(self) -> Batch | None:
+        if not self._waiting:
+            return None
+        taken = self._waiting[:_MAX_COMMANDS_PER_TURN]
+        del self._waiting[:_MAX_COMMANDS_PER_TURN]
+        if self._waiting:
+            self._turns.want()
+        if self._taken is not None:
+            for command, _ in taken:
+                self._taken(command)
+        return _CommandBatch(taken, self._apply, self._committed)
+
+
+class _CommandBatch(Batch, Generic[C, R]):
+    def __init__(
+        self,
+        commands: Sequence[tuple[C, asyncio.Future[R]]],
+        apply: Callable[[Connection, Sequence[C]], Sequence[R | GridwrightError]],
+        committed: Callable[[C, R], None] | None,
+    ) -> None:
+        self._commands = commands
+        self._apply = apply
+        self._on_commit = committed
+        self._results: Sequence[R | GridwrightError] = ()
+
+    def apply(self, connection: Connection) -> None:
+        self._results = self._apply(connection, [command for command, _ in self._commands])
+
+    def committed(self) -> None:
+        for (command, future), result in zip(self._commands, self._results, strict=True):
+            if isinstance(result, GridwrightError):
+                future.set_exception(result)
+                continue
+            if self._on_commit is not None:
+                self._on_commit(command, result)
+            future.set_result(result)
+
+    def failed(self, error: GridwrightError) -> None:
+        for _, future in self._commands:
+            future.set_exception(error)
+
+    def parts(self) -> Sequence[Batch]:
+        return [_CommandBatch([command], self._apply, self._on_commit) for command in self._commands]
+
+
+def _retrieve(future: asyncio.Future[R]) -> None:
+    """Look at the outcome, so that asyncio does not complain where nobody else does."""
+    if not future.cancelled():
+        future.exception()

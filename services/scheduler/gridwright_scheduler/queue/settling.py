@@ -1,0 +1,74 @@
+"""How a leased action goes on once its lease, or what follows the lease, has come to an end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from google.rpc import code_pb2
+
+from gridwright_scheduler.queue.responses import failed
+from gridwright_scheduler.queue.states import ActionState
+
+
+class Finish(NamedTuple):
+    """There is an answer for the client."""
+
+    #: A serialised ExecuteResponse.
+    response: bytes
+    #: Whether its status is OK; only then may others that ask for the same action be given it.
+    succeeded: bool
+    #: Whether its result goes to the action cache before the client hears of it (checklist POL-12).
+    cacheable: bool
+
+
+class CheckInputs(NamedTuple):
+    """A bot could not find an input: what is missing is to be found out."""
+
+    reason: str
+
+
+class Retry(NamedTuple):
+    """This attempt came to nothing, through no fault of the action."""
+
+    #: Names the worker and what happened, for the client that hears of the last attempt.
+    reason: str
+    counted: bool = True
+
+
+class Announce(NamedTuple):
+    """What stood between an action's result and its clients is done."""
+
+
+Outcome = Finish | CheckInputs | Retry | Announce
+
+
+class Facts(NamedTuple):
+    """What of an action matters here."""
+
+    state: ActionState
+    #: How many counted attempts have come to nothing.
+    failures: tuple[str, ...]
+    response: bytes | None
+    succeeded: bool
+
+
+def settle(facts: Facts, outcome: Outcome, *, max_attempts: int) -> Facts:
+    """Return the action as *outcome* leaves it; its lease is over in any case.
+
+    A COMPLETING action without a response is one whose inputs are being looked for.
+    """
+    match outcome:
+        case Finish(response, succeeded, cacheable):
+            state = ActionState.COMPLETING if cacheable else ActionState.COMPLETED
+            return facts._replace(state=state, response=response, succeeded=succeeded)
+        case CheckInputs():
+            return facts._replace(state=ActionState.COMPLETING, response=None)
+        case Announce():
+            return facts._replace(state=ActionState.COMPLETED)
+        case Retry(reason, counted):
+            failures = (*facts.failures, reason) if counted else facts.failures
+            if len(failures) < max_attempts:
+                return facts._replace(state=ActionState.QUEUED, failures=failures, response=None)
+            text = f"gave up after {len(failures)} attempts: " + "; ".join(failures)
+            response = failed(code_pb2.UNAVAILABLE, text)
+            return Facts(ActionState.COMPLETED, failures, response, succeeded=False)

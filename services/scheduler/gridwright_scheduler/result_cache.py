@@ -1,0 +1,92 @@
+"""The action cache, as the scheduler uses it: bounded, and never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gridwright.errors import GridwrightError, NotFound
+from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
+from gridwright.wire.channels import RetryingChannel
+from gridwright.wire.digests import digest_message
+from gridwright.wire.rpc import Channel
+from gridwright_scheduler.queue.names import ActionKey
+
+log = structlog.get_logger(__name__)
+
+_MAX_LOOKUPS = 64
+_MAX_LATE_WRITES = 1_000
+
+
+class ResultCache:
+    """Looks results up, and writes those of this scheduler's actions.
+
+    Args:
+        channel: how the action cache is reached.
+        lookup_seconds: how long a lookup may take before it counts as a miss.
+        write_seconds: how long a client waits for its result to be written. The write
+            itself goes on for *late_seconds* more: a cache that is slow for a moment must
+            not cost the next build an execution.
+    """
+
+    def __init__(
+        self, channel: Channel, *, lookup_seconds: float, write_seconds: float, late_seconds: float = 30.0
+    ) -> None:
+        self._lookups = ActionCacheClient(channel)
+        self._writes = ActionCacheClient(RetryingChannel(channel))
+        self._lookup_seconds = lookup_seconds
+        self._write_seconds = write_seconds
+        self._late_seconds = late_seconds
+        self._slots = asyncio.Semaphore(_MAX_LOOKUPS)
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def lookup(self, key: ActionKey, request: pb.ExecuteRequest) -> pb.ActionResult | None:
+        """Return the cached result of action *key*, with what *request* wants inline; None also if there is trouble."""
+        question = pb.GetActionResultRequest(
+            instance_name=key.instance,
+            action_digest=digest_message(key.digest),
+            digest_function=int(key.digest.function),  # type: ignore[arg-type]  # the same numbers
+            inline_stdout=request.inline_stdout,
+            inline_stderr=request.inline_stderr,
+            inline_output_files=request.inline_output_files,
+        )
+        async with self._slots:
+            try:
+                return await self._lookups.get_action_result(question, timeout=self._lookup_seconds)
+            except NotFound:
+                return None
+            except (GridwrightError, TimeoutError) as error:
+                log.warning("cache_lookup_failed", action=str(key.digest), error=str(error))
+                return None
+
+    async def write(self, key: ActionKey, result: pb.ActionResult) -> None:
+        """Write the result of action *key*; return when that is done, or no longer worth waiting for."""
+        if len(self._writing) >= _MAX_LATE_WRITES:
+            log.warning("cache_write_skipped", action=str(key.digest))
+            return
+        task = asyncio.create_task(self._write(key, result))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.wait([task], timeout=self._write_seconds)
+
+    async def close(self) -> None:
+        """Give late writes a moment, then give them up."""
+        if self._writing:
+            _, pending = await asyncio.wait(self._writing, timeout=self._write_seconds)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _write(self, key: ActionKey, result: pb.ActionResult) -> None:
+        request = pb.UpdateActionResultRequest(
+            instance_name=key.instance,
+            action_digest=digest_message(key.digest),
+            action_result=result,
+            digest_function=int(key.digest.function),  # type: ignore[arg-type]
+        )
+        try:
+            await self._writes.update_action_result(request, timeout=self._late_seconds)
+        except (GridwrightError, TimeoutError) as error:
+            log.warning("cache_write_failed", action=str(key.digest), error=str(error))

@@ -1,0 +1,1 @@
+"""The RPC services of the scheduler, one file each."""

@@ -1,0 +1,146 @@
+"""google.longrunning.Operations."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Collection
+
+from google.longrunning import operations_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridwright.auth.identity import Role
+from gridwright.errors import InvalidRequest, Unavailable, Unimplemented
+from gridwright.instances import Instances
+from gridwright.protos.google.longrunning.operations_rpc import Operations as OperationsService
+from gridwright.wire.call import Call
+from gridwright_scheduler.action_queue import ActionQueue
+from gridwright_scheduler.board import Board
+from gridwright_scheduler.database.operations import Operations, PageStart
+from gridwright_scheduler.operation_finder import OperationFinder
+from gridwright_scheduler.queue.states import ActionState
+from gridwright_scheduler.servicers.messages import operation_message, parse_operation_name
+
+_DEFAULT_PAGE_SIZE = 100
+_MAX_PAGE_SIZE = 1_000
+#: A client that names no time is answered after this long at the latest.
+_MAX_WAIT_SECONDS = 60.0
+_WAIT_MARGIN = 0.8
+
+_STAGES = {
+    "queued": {ActionState.QUEUED},
+    "executing": {ActionState.EXECUTING, ActionState.COMPLETING},
+    "completed": {ActionState.COMPLETED},
+}
+_FILTER = re.compile(r"\s*stage\s*(=|!=)\s*([a-zA-Z]+)\s*")
+
+
+class OperationsServicer(OperationsService):
+    """Shows, lists and cancels operations."""
+
+    def __init__(
+        self,
+        instances: Instances,
+        operations: Operations,
+        finder: OperationFinder,
+        queue: ActionQueue,
+        board: Board,
+    ) -> None:
+        self._instances = instances
+        self._operations = operations
+        self._finder = finder
+        self._queue = queue
+        self._board = board
+
+    async def get_operation(self, request: pb.GetOperationRequest, call: Call) -> pb.Operation:
+        _, name = parse_operation_name(request.name, self._instances)
+        call.identity.require(Role.EXECUTOR)
+        record = await self._finder.find(name)
+        return operation_message(name, record.snapshot, cancelled=record.cancelled)
+
+    async def list_operations(self, request: pb.ListOperationsRequest, call: Call) -> pb.ListOperationsResponse:
+        """List the operations of an instance, oldest first.
+
+        The filter is empty, ``stage = S`` or ``stage != S`` with S queued, executing or completed. Operations that
+        the action cache answered are not listed.
+        """
+        instance = self._instances[request.name]
+        call.identity.require(Role.EXECUTOR)
+        if request.return_partial_success:
+            raise Unimplemented("partial lists are not offered (checklist OPS-11)")
+        if not 0 <= request.page_size <= _MAX_PAGE_SIZE:
+            raise InvalidRequest(f"page_size must be 0 to {_MAX_PAGE_SIZE}", field="page_size")
+        size = request.page_size or _DEFAULT_PAGE_SIZE
+        states = _parse_filter(request.filter)
+        after = _parse_token(request.page_token)
+        try:
+            # One more than asked for tells whether there is another page.
+            records = await self._operations.page(instance.name, states=states, after=after, limit=size + 1)
+        except SQLAlchemyError as error:
+            raise Unavailable("the scheduler's database does not answer; try again") from error
+        page = records[:size]
+        return pb.ListOperationsResponse(
+            operations=[operation_message(one.name, one.snapshot, cancelled=one.cancelled) for one in page],
+            next_page_token=_token(PageStart(page[-1].created_at, page[-1].name)) if len(records) > size else "",
+        )
+
+    async def cancel_operation(self, request: pb.CancelOperationRequest, call: Call) -> Empty:
+        _, name = parse_operation_name(request.name, self._instances)
+        call.identity.require(Role.EXECUTOR)
+        record = await self._finder.find(name)
+        if record.snapshot.state is not ActionState.COMPLETED and not record.cancelled:
+            await self._queue.cancel(name)
+        return Empty()
+
+    async def delete_operation(self, request: pb.DeleteOperationRequest, call: Call) -> Empty:
+        raise Unimplemented("operations are forgotten by themselves some minutes after they are done")
+
+    async def wait_operation(self, request: pb.WaitOperationRequest, call: Call) -> pb.Operation:
+        """Return the operation when it is done, or as it is when the time is up (checklist OPS-12)."""
+        _, name = parse_operation_name(request.name, self._instances)
+        call.identity.require(Role.EXECUTOR)
+        seconds = _MAX_WAIT_SECONDS
+        if request.HasField("timeout"):
+            seconds = min(seconds, max(0.0, request.timeout.ToNanoseconds() / 1e9))
+        if (remaining := call.remaining_seconds()) is not None:
+            seconds = min(seconds, remaining * _WAIT_MARGIN)
+        with self._board.watch(name) as watch:
+            record = await self._finder.find(name)
+            self._board.bind(name, record.snapshot)
+            record = await self._finder.find(name)
+            watch.see(record.snapshot)
+            watch.cancelled = watch.cancelled or record.cancelled
+            await watch.finished(seconds, self._board)
+            return operation_message(name, watch.snapshot, cancelled=watch.cancelled)
+
+
+def _parse_filter(text: str) -> Collection[ActionState]:
+    if not text.strip():
+        return set(ActionState)
+    match = _FILTER.fullmatch(text)
+    if match is None or match[2].lower() not in _STAGES:
+        raise InvalidRequest(
+            f"unsupported filter {text[:200]!r}; write 'stage = queued' (or executing, completed) or 'stage != …'",
+            field="filter",
+        )
+    named = _STAGES[match[2].lower()]
+    return named if match[1] == "=" else set(ActionState) - named
+
+
+def _token(start: PageStart) -> str:
+    return base64.urlsafe_b64encode(json.dumps(start).encode()).decode()
+
+
+def _parse_token(token: str) -> PageStart | None:
+    if not token:
+        return None
+    try:
+        created_at, name = json.loads(base64.urlsafe_b64decode(token))
+    except (binascii.Error, ValueError, TypeError):
+        raise InvalidRequest("page_token is not one that this service gave out", field="page_token") from None
+    if not isinstance(created_at, float) or not isinstance(name, str):
+        raise InvalidRequest("page_token is not one that this service gave out", field="page_token")
+    return PageStart(created_at, name)
