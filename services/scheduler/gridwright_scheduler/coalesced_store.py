@@ -10,7 +10,7 @@ from gridwright.digest import Digest
 from gridwright.errors import GridwrightError
 
 #: While so many questions are under way, the next one gathers.
-_MAX_QUESTIONS = 4
+_MAX_QUESTIONS = 2
 
 
 class CoalescedStore(BlobStore):

@@ -14,7 +14,7 @@ from gridwright_scheduler.database.schema import actions, in_state
 from gridwright_scheduler.queue.matching import Candidate, IdleWorker, match
 from gridwright_scheduler.queue.names import ActionId, LeaseId, PlatformId, in_instance
 from gridwright_scheduler.queue.platform import Requirements
-from gridwright_scheduler.queue.states import ActionState
+from gridwright_scheduler.queue.states import ActionState, sources
 
 
 class Bounds(NamedTuple):
@@ -46,7 +46,7 @@ _CANDIDATES = (
 )
 _LEASE = (
     update(actions)
-    .where(actions.c.id == bindparam("b_id"), in_state(ActionState.QUEUED))
+    .where(actions.c.id == bindparam("b_id"), in_state(*sources(ActionState.EXECUTING)))
     .values(
         state=int(ActionState.EXECUTING),
         lease_id=bindparam("b_lease_id"),

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gridwright.errors import GridwrightError, Unavailable
 from gridwright_scheduler.database.engine import Database
@@ -87,6 +87,11 @@ class Turns:
     async def _turn(self, batches: Sequence[Batch]) -> None:
         try:
             await self._transaction(batches)
+        except OperationalError as error:
+            # The database itself: each command alone would wait, and fail, for the same reason.
+            log.error("database_failed", error=str(error))
+            for batch in batches:
+                batch.failed(_no_answer())
         except SQLAlchemyError as error:
             log.warning("turn_failed", error=str(error), exc_info=error)
             for batch in batches:
@@ -98,7 +103,7 @@ class Turns:
             await self._transaction([part])
         except SQLAlchemyError as error:
             log.error("command_failed", error=str(error), exc_info=error)
-            part.failed(Unavailable("the scheduler's database does not answer; try again"))
+            part.failed(_no_answer())
 
     async def _transaction(self, batches: Sequence[Batch]) -> None:
         def apply(connection: Connection) -> None:
@@ -195,6 +200,10 @@ class _CommandBatch(Batch, Generic[C, R]):
 
     def parts(self) -> Sequence[Batch]:
         return [_CommandBatch([command], self._apply, self._on_commit) for command in self._commands]
+
+
+def _no_answer() -> Unavailable:
+    return Unavailable("the scheduler's database does not answer; try again")
 
 
 def _retrieve(future: asyncio.Future[R]) -> None:

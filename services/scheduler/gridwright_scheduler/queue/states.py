@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from enum import IntEnum
 
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_pb2 import ExecutionStage
@@ -32,6 +32,11 @@ _STAGES = {
     ActionState.COMPLETING: ExecutionStage.EXECUTING,
     ActionState.COMPLETED: ExecutionStage.COMPLETED,
 }
+
+
+def sources(target: ActionState) -> Sequence[ActionState]:
+    """Return the states from which an action may come to *target*."""
+    return [state for state, targets in TRANSITIONS.items() if target in targets]
 
 
 def stage(state: ActionState) -> ExecutionStage.Value:

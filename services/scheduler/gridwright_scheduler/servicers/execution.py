@@ -83,6 +83,7 @@ class ExecutionServicer(Execution):
             yield operation_message(watch.operation, watch.snapshot, cancelled=watch.cancelled)
             if done:
                 return
-            if self._board.closed:
+            if not self._board.closed:
+                await watch.changed(self._keepalive_seconds)
+            if self._board.closed and not watch.done:
                 raise Unavailable("the scheduler is restarting; the operation goes on, wait for it again")
-            await watch.changed(self._keepalive_seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Collection
@@ -139,8 +138,7 @@ def _parse_token(token: str) -> PageStart | None:
         return None
     try:
         created_at, name = json.loads(base64.urlsafe_b64decode(token))
-    except (binascii.Error, ValueError, TypeError):
+        name.encode()
+        return PageStart(float(created_at), name)
+    except (AttributeError, TypeError, ValueError):
         raise InvalidRequest("page_token is not one that this service gave out", field="page_token") from None
-    if not isinstance(created_at, float) or not isinstance(name, str):
-        raise InvalidRequest("page_token is not one that this service gave out", field="page_token")
-    return PageStart(created_at, name)

@@ -1,0 +1,1 @@
+"""Tests of gridwright_scheduler.queue."""
