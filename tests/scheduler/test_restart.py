@@ -195,7 +195,7 @@ async def test_sigterm_drains_and_exits_with_zero_also_with_calls_held(
 
 
 async def test_a_database_that_cannot_be_opened_is_said_and_ends_the_start(tmp_path: Path) -> None:
-    for url in ("sqlite+aiosqlite:////nowhere/at/all.db", "postgresql://x", "nonsense"):
+    for url in ("sqlite:////nowhere/at/all.db", "postgresql://x", "nonsense"):
         settings = {"scheduler": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "database_url": url}}
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(settings))
         process = await asyncio.create_subprocess_exec(

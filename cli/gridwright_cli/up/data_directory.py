@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gridwright.errors import ConfigurationError
+from gridwright.file_lock import try_lock
 
 
 class DataDirectory:
@@ -26,20 +26,18 @@ class DataDirectory:
         """
         try:
             (self.path / "run").mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / "run" / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = try_lock(self.path / "run" / "up.lock")
         except OSError as error:
             raise ConfigurationError(
                 f"cannot use the data directory {self.path}: {error.strerror}; choose another with --data"
             ) from None
+        if lock is None:
+            owner = (self.path / "run" / "up.lock").read_text(errors="replace").strip()
+            raise ConfigurationError(
+                f"another `gridwright up` (pid {owner}) uses {self.path}:"
+                " stop it, or choose another directory with --data"
+            )
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(lock, 20).decode(errors="replace").strip()
-                raise ConfigurationError(
-                    f"another `gridwright up` (pid {owner}) uses {self.path}:"
-                    " stop it, or choose another directory with --data"
-                ) from None
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
             yield

@@ -40,7 +40,7 @@ def grid_settings(options: UpOptions) -> dict[str, Any]:
             **_listeners("actioncache"),
             "store": {"completeness_checking": {"backend": {"lmdb": {"path": "actioncache", "max_bytes": "4Gb"}}}},
         },
-        "scheduler": {**_listeners("scheduler"), "database_url": "sqlite+aiosqlite:///scheduler.db"},
+        "scheduler": {**_listeners("scheduler"), "database_url": "sqlite:///scheduler.db"},
         "worker": {
             "admin": admin_socket_of("worker"),
             "instance": options.instance,

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import PositiveInt, model_validator
 
-from gridwright.settings import Address, ByteSize, GridSettings, Section, ServerSettings
+from gridwright.settings import Address, ByteSize, GridSettings, OneOf, Section, ServerSettings
 
 
 class MemorySettings(Section):
@@ -40,7 +40,7 @@ class CompletenessCheckingSettings(Section):
         return self
 
 
-class StoreSettings(Section):
+class StoreSettings(OneOf):
     """A store of results: exactly one of these keys."""
 
     memory: MemorySettings | None = None
@@ -51,14 +51,6 @@ class StoreSettings(Section):
 
     completeness_checking: CompletenessCheckingSettings | None = None
     """Results whose outputs are gone are not found."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            known = ", ".join(type(self).model_fields)
-            given = ", ".join(sorted(self.model_fields_set)) or "none"
-            raise ValueError(f"write exactly one of {known}; given: {given}")
-        return self
 
     @property
     def variant(self) -> MemorySettings | LmdbSettings | CompletenessCheckingSettings:

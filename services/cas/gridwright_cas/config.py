@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
 
-from pydantic import model_validator
-
-from gridwright.settings import Address, ByteSize, GridSettings, Section, ServerSettings
+from gridwright.settings import Address, ByteSize, GridSettings, OneOf, Section, ServerSettings
 
 
 class EvictionPolicy(Section):
@@ -53,7 +50,7 @@ class VerifyStoreSettings(Section):
     """The store that keeps what is right."""
 
 
-class StoreSettings(Section):
+class StoreSettings(OneOf):
     """A store: exactly one of these keys."""
 
     memory: MemoryStoreSettings | None = None
@@ -64,15 +61,6 @@ class StoreSettings(Section):
 
     verify: VerifyStoreSettings | None = None
     """Uploads are checked."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given_keys = [key for key in type(self).model_fields if getattr(self, key) is not None]
-        if len(given_keys) != 1:
-            known = ", ".join(type(self).model_fields)
-            given = ", ".join(given_keys) or "none"
-            raise ValueError(f"write exactly one of {known}; given: {given}")
-        return self
 
     @property
     def variant(self) -> MemoryStoreSettings | FilesystemStoreSettings | VerifyStoreSettings:

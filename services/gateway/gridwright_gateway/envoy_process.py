@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import http.client
 import os
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from gridwright.errors import ConfigurationError
+from gridwright.file_lock import lock_within
 from gridwright_gateway import guardian
 from gridwright_gateway.envoy_admin import EnvoyAdmin
 from gridwright_gateway.envoy_config import write_validated
@@ -100,26 +100,15 @@ def _command(config: Path, options: EnvoyOptions) -> list[str]:
 @asynccontextmanager
 async def _sole_use(directory: Path) -> AsyncIterator[int]:
     """Hold the lock of *directory*; yield it, for Envoy to hold as well for as long as it lives."""
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = await lock_within(directory / "lock", _LOCK_SECONDS)
+    if lock is None:
+        raise ConfigurationError(
+            f"gateway.directory: another gateway uses {directory}; stop it or choose another directory"
+        )
     try:
-        give_up = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(lock):
-            if time.monotonic() > give_up:
-                raise ConfigurationError(
-                    f"gateway.directory: another gateway uses {directory}; stop it or choose another directory"
-                )
-            await asyncio.sleep(_POLL_SECONDS)
         yield lock
     finally:
         os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _refuse_used_port(listen: Endpoint) -> None:

@@ -37,8 +37,8 @@ class SchedulerSettings(ServerSettings):
     admin: Address = Address("127.0.0.1:9073")
     """Where /healthz, /readyz, /status and /metrics are served, over HTTP."""
 
-    database_url: str = "sqlite+aiosqlite:///scheduler.db"
-    """Where operations and actions are kept: `sqlite+aiosqlite:///PATH`, relative to the working directory."""
+    database_url: str = "sqlite:///scheduler.db"
+    """Where operations and actions are kept: `sqlite:///PATH`, relative to the working directory."""
 
     max_queued: int = Field(default=100_000, gt=0)
     """How many actions may wait for a worker; beyond that, Execute is refused with RESOURCE_EXHAUSTED."""

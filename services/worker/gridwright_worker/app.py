@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import hashlib
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +15,7 @@ from gridwright.blobs.remote import RemoteStore
 from gridwright.blobs.store import BlobStore
 from gridwright.clock import SystemClock
 from gridwright.errors import ConfigurationError, UnknownInstance
+from gridwright.file_lock import lock_within
 from gridwright.instances import Instance, Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import worker_pb2
@@ -37,6 +35,7 @@ from gridwright_worker.execution.inputs.files import CacheFiles
 from gridwright_worker.execution.inputs.stage import Stager
 from gridwright_worker.execution.inputs.tree import TreeLoader
 from gridwright_worker.execution.local import Inputs, Limits, LocalExecutor
+from gridwright_worker.execution.removal import remove
 from gridwright_worker.execution.workspace import Workspace
 from gridwright_worker.jobs import Jobs
 from gridwright_worker.metered import MeteredExecutor, WorkerMetrics
@@ -162,34 +161,17 @@ async def _sole_user(root: Path) -> AsyncIterator[int]:
     Raises:
         ConfigurationError: another worker has it.
     """
-    lock = _open_lock(root)
     try:
-        await _lock(lock, root)
+        root.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # nothing else runs before the start
+        lock = await lock_within(root / "lock", _ROOT_SECONDS)
+    except OSError as error:
+        raise ConfigurationError(f"worker.root: cannot use {root}: {error.strerror}") from None
+    if lock is None:
+        raise ConfigurationError(f"worker.root: another worker uses {root}; choose another directory")
+    try:
         yield lock
     finally:
         os.close(lock)
-
-
-def _open_lock(root: Path) -> int:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        return os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"worker.root: cannot use {root}: {error.strerror}") from None
-
-
-async def _lock(lock: int, root: Path) -> None:
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + _ROOT_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if loop.time() > give_up:
-                raise ConfigurationError(f"worker.root: another worker uses {root}; choose another directory") from None
-        # A blocking flock would need a thread that cannot be called back.
-        await asyncio.sleep(0.05)
 
 
 def _remove_strays(slots: Path, count: int) -> None:
@@ -197,4 +179,4 @@ def _remove_strays(slots: Path, count: int) -> None:
     slots.mkdir(exist_ok=True)
     for directory in slots.iterdir():
         if directory.name not in map(str, range(count)):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove(str(directory), str(slots))

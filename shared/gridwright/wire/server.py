@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from gridwright.auth.authenticator import Authenticator
 from gridwright.errors import ConfigurationError
+from gridwright.file_lock import try_lock
 from gridwright.settings import Address
 from gridwright.telemetry.metrics import RpcMetrics
 from gridwright.wire.interceptors import MetricsInterceptor, StatusInterceptor
@@ -105,12 +105,10 @@ def _listen(server: grpc.aio.Server, address: Address, locks: list[int]) -> int:
     if path := address.unix_path:
         path.parent.mkdir(parents=True, exist_ok=True)
         # gRPC unlinks a socket that is there and takes its place, also one in use: a lock tells.
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = try_lock(path.with_name(f"{path.name}.lock"))
+        if lock is None:
+            raise ConfigurationError(f"another process serves {address}; stop it or choose another path")
         locks.append(lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(f"another process serves {address}; stop it or choose another path") from None
     try:
         port: int = server.add_insecure_port(str(address))
     except RuntimeError as error:

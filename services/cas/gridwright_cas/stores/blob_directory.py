@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import re
@@ -22,6 +21,7 @@ from gridwright.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from gridwright.file_lock import try_lock
 from gridwright_cas.stores.blob_index import BlobIndex, cost_of
 
 _FILE_NAME = re.compile(r"([0-9a-f]+)-(0|[1-9][0-9]{0,18})")
@@ -66,17 +66,15 @@ class BlobDirectory:
         """
         try:
             (path / "tmp").mkdir(parents=True, exist_ok=True)
-            lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock_file = try_lock(path / "lock")
         except OSError as error:
             raise ConfigurationError(f"cannot keep blobs in {path}: {error.strerror}") from None
+        if lock_file is None:
+            raise ConfigurationError(f"another process keeps its blobs in {path}; give each its own path")
         try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for leftover in os.scandir(path / "tmp"):
                 os.unlink(leftover.path)
             used_at = dict(sorted(_scan(path), key=lambda found: found[1]))
-        except BlockingIOError:
-            os.close(lock_file)
-            raise ConfigurationError(f"another process keeps its blobs in {path}; give each its own path") from None
         except OSError as error:
             os.close(lock_file)
             raise ConfigurationError(f"cannot read the blobs in {path}: {error}") from None

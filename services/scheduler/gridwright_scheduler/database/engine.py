@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -14,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from gridwright.errors import ConfigurationError
+from gridwright.file_lock import try_lock
 from gridwright_scheduler.database.schema import metadata
 
 T = TypeVar("T")
@@ -50,8 +53,8 @@ class Database(Protocol):
 class SqliteDatabase(Database):
     """A file, with one thread that writes and one that reads.
 
-    Through an asynchronous driver each statement would change threads four times, which
-    cost more than the statements: a third of the processor time of an action.
+    Through an asynchronous driver each statement would change threads four times; see
+    docs/decisions/0004-sqlite-in-a-thread-of-its-own.md.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -111,7 +114,8 @@ async def open_database(url: str) -> AsyncIterator[Database]:
     except ArgumentError as error:
         raise ConfigurationError(f"scheduler.database_url: {error}") from None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        raise ConfigurationError("scheduler.database_url: only sqlite+aiosqlite:///PATH is supported")
+        raise ConfigurationError("scheduler.database_url: only sqlite:///PATH is supported")
+    lock = _sole_use(Path(parsed.database))
     engine = create_engine(
         parsed.set(drivername="sqlite"), poolclass=NullPool, connect_args={"check_same_thread": False}
     )
@@ -123,6 +127,18 @@ async def open_database(url: str) -> AsyncIterator[Database]:
     finally:
         await database.close()
         engine.dispose()
+        os.close(lock)
+
+
+def _sole_use(path: Path) -> int:
+    """Keep a second scheduler out: two would give the same action to two workers."""
+    try:
+        lock = try_lock(path.with_name(f"{path.name}.lock"))
+    except OSError as error:
+        raise ConfigurationError(f"scheduler.database_url: cannot use {path}: {error.strerror}") from None
+    if lock is None:
+        raise ConfigurationError(f"scheduler.database_url: another scheduler uses {path}; give each its own")
+    return lock
 
 
 async def _create_tables(database: Database, path: str) -> None:

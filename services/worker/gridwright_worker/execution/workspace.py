@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
+
+from gridwright_worker.execution.removal import empty, remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,61 +40,15 @@ class Workspace:
         return Workspace(Path(root))
 
     def clear(self) -> None:
-        """Leave nothing of the last action, and make the two directories.
-
-        What cannot be removed, a file made immutable say, is moved aside: it must not be
-        seen by the next action, and must not end the slot either.
-        """
+        """Leave nothing of the last action, and make the two directories."""
         self.directory.mkdir(parents=True, exist_ok=True)
         kept = (self.input_root.name, self.temporary.name)
         with os.scandir(self.directory) as entries:
-            for entry in entries:
+            for entry in list(entries):
                 # An action can put a symlink in the place of its own input root.
                 if entry.name in kept and entry.is_dir(follow_symlinks=False):
-                    _removing(_empty, entry.path)
+                    empty(entry.path, str(self.directory))
                 else:
-                    _removing(_remove, entry.path)
+                    remove(entry.path, str(self.directory))
         for path in (self.input_root, self.temporary):
             path.mkdir(exist_ok=True)
-
-
-_ASIDE = "unremovable-"
-
-
-def _removing(remove: Callable[[str], None], path: str) -> None:
-    try:
-        remove(path)
-    except PermissionError:
-        _unlock(path)
-        try:
-            remove(path)
-        except OSError:
-            directory, name = os.path.split(path)
-            if not name.startswith(_ASIDE):
-                os.rename(path, os.path.join(directory, f"{_ASIDE}{uuid4().hex}"))
-
-
-def _empty(directory: str) -> None:
-    """Empty *directory*, which stays: making it again costs more than a look into it."""
-    os.chmod(directory, 0o755)
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            _remove(entry.path)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
-
-
-def _unlock(path: str) -> None:
-    """Give back to the owner what an action took away: directories that cannot be read or written."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        os.chmod(path, 0o700)
-    for parent, directories, _ in os.walk(path):
-        for name in directories:
-            directory = os.path.join(parent, name)
-            if not os.path.islink(directory):
-                os.chmod(directory, 0o700)

@@ -88,9 +88,21 @@ def make_parents(root: Path, locations: set[str]) -> None:
         if not stays_within(root, location):
             raise InvalidRequest(f"the output directory {location!r} lies behind a symlink that leaves the input root")
         try:
-            os.makedirs(root / location, exist_ok=True)
+            _make_directories(str(root), location)
         except (FileExistsError, NotADirectoryError):
             raise InvalidRequest(f"the output directory {location!r} cannot be made: an input file is there") from None
+
+
+def _make_directories(root: str, location: str) -> None:
+    """Make *location* and those above it; unlike ``os.makedirs`` without recursion, as an output may lie deep."""
+    path = root
+    for segment in location.split("/"):
+        path = f"{path}/{segment}"
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
 
 
 def stays_within(root: Path, location: str) -> bool:
