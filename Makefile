@@ -20,6 +20,7 @@ test: setup ## Run the tests (ARGS="-k digest")
 	@$(VENV)/pytest --ignore=tests/clients $(ARGS)
 
 test-clients: setup ## Run builds with the real build tools that are installed
+	@scripts/install_clients.sh
 	@$(VENV)/pytest tests/clients $(ARGS)
 
 soak: setup ## Run the long checks

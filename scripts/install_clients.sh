@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(bazel-bootstrap g++)
 say() { echo "clients: $*" >&2; }
 
-command -v bazel >/dev/null && command -v g++ >/dev/null && exit
+command -v bazel-4 >/dev/null && command -v g++ >/dev/null && exit
 if ! grep -qs '^VERSION_ID="12"' /etc/os-release; then
   say "no Bazel here: the tests that need it will be skipped"
   exit

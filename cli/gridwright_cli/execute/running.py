@@ -90,8 +90,9 @@ class Runner:
         if response.status.code != code_pb2.OK:
             raise error_of_status(response.status)
         files = await fetch_outputs(self._store, response.result, self._function, into)
-        where = "from the cache" if response.cached_result else response.result.execution_metadata.worker
-        streams.report(f"exit code {response.result.exit_code}, {files} output files ({where or 'worker not named'})")
+        worker = response.result.execution_metadata.worker or "a worker that gave no name"
+        where = "from the cache, run" if response.cached_result else "run"
+        streams.report(f"exit code {response.result.exit_code}, output files: {files}; {where} by {worker}")
         return Outcome(response.result.exit_code, not_produced(wish.output_paths, response.result))
 
     async def _execute(self, request: pb.ExecuteRequest, report: Callable[[str], None]) -> pb.ExecuteResponse:

@@ -15,7 +15,7 @@ def announcement(options: UpOptions) -> str:
     name = options.instance
     return "\n".join(
         [
-            f"{READY}: gRPC grpc://{where}, instance {name or '(empty)'}, console {console}",
+            f"{READY}: grpc://{where}, instance {name or '(empty)'}, console {console}",
             f"  Bazel:             --remote_executor=grpc://{where} --remote_instance_name={name}",
             f"  Bazel, cache only: --remote_cache=grpc://{where} --remote_instance_name={name}",
             f"  recc:              RECC_SERVER=http://{where} RECC_INSTANCE={name}",

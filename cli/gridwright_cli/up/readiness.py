@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
@@ -47,8 +48,7 @@ class Readiness:
         for name in ("cas", "actioncache", "scheduler"):
             channel = await self._stack.enter_async_context(GrpcChannel(socket_of(name)))
             self._probes[name] = _serves(channel)
-        # Only a worker that has its session at the scheduler says that it is ready.
-        self._probes["worker"] = _is_ready(Address(admin_socket_of("worker")))
+        self._probes["worker"] = _has_session(Address(admin_socket_of("worker")))
         gateway = await self._stack.enter_async_context(GrpcChannel(str(self._options.probe_address)))
         self._probes["gateway"] = _knows_instance(gateway, self._options.instance)
         return self
@@ -103,11 +103,19 @@ def _knows_instance(channel: Channel, instance: str) -> Probe:
     return probe
 
 
-def _is_ready(admin: Address) -> Probe:
+def _has_session(admin: Address) -> Probe:
+    """A worker's readiness covers its own state only; whether the scheduler knows it is told by its status."""
+
     async def probe() -> None:
-        status, body = await _get(admin, "/readyz")
+        status, body = await _get(admin, "/status")
         if status != 200:
-            raise Unavailable(body.strip() or f"HTTP status {status}")
+            raise Unavailable(f"HTTP status {status}")
+        try:
+            state = json.loads(body)["bots"]["state"]
+        except (ValueError, KeyError):
+            raise Unavailable("its status page does not say whether it has a session") from None
+        if state != "connected":
+            raise Unavailable(f"its session at the scheduler is {state}")
 
     return probe
 
