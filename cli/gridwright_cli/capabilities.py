@@ -13,7 +13,7 @@ from rich.table import Table
 from gridwright.errors import GridwrightError
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.semver import semver_pb2
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_cli.exits import complain, exit_status
 from gridwright_cli.remote import (
     DEFAULT_INSTANCE,

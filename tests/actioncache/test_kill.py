@@ -17,7 +17,8 @@ from gridwright.digest import Digest
 from gridwright.errors import GridwrightError
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.retrying_channel import RetryingChannel
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import message
 

@@ -20,7 +20,8 @@ from gridwright.instances import Instances, InstanceSettings
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient, CapabilitiesClient
 from gridwright.settings import Address, validate_settings
-from gridwright.wire.channels import GrpcChannel, InProcessChannel
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.process import Process
 from gridwright.wire.rpc import Channel
 from gridwright.wire.server import ServerOptions, serving

@@ -17,8 +17,8 @@ from gridwright.errors import Unavailable
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import READ
 from gridwright.testing.broken_store import BrokenStore
+from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright.wire.resource_names import read_name, write_name
-from gridwright.wire.server import MAX_BATCH_BYTES
 from tests.cas.wire import CasWire, detail, failure, write_requests
 
 SHA256 = DigestFunction.SHA256

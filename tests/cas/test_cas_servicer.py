@@ -15,7 +15,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_rpc as rpc
 from gridwright.testing.broken_store import BrokenStore
 from gridwright.wire.digests import digest_message
-from gridwright.wire.server import MAX_BATCH_BYTES
+from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright_cas.stores import trees
 from tests.cas.wire import CasWire, detail, failure
 

@@ -19,7 +19,8 @@ from gridwright.digest import DigestFunction
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import CapabilitiesClient
 from gridwright.testing.blob_store_contract import chunks_of, read_all
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.retrying_channel import RetryingChannel
 
 GRID = """
 instances: [{{name: main}}, {{name: other}}]

@@ -7,7 +7,7 @@ from gridwright.errors import GridwrightError, InternalError, InvalidRequest, No
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import Execution
 from gridwright.wire.call import Call
-from gridwright.wire.channels import InProcessChannel
+from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright_cli.execute.following import Follower
 
 REQUEST = pb.ExecuteRequest(instance_name="main", action_digest=pb.Digest(hash="a" * 64, size_bytes=1))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_gateway.envoy_process import EnvoyOptions, running_envoy
 from gridwright_gateway.envoy_program import find_envoy
 from gridwright_gateway.routing.envoy import Gateway, render

@@ -20,7 +20,7 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
     Execution,
 )
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.rpc import Metadata, Method
 from tests.gateway.echo import SERVICES, Script, echo_method, echoing
 

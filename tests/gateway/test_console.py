@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from gridwright.testing.clock import FakeClock
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_gateway.console.pages import console_app
 from gridwright_gateway.console.status import HealthChecks, ServiceStatus, Upstream
 from tests.gateway.echo import echoing

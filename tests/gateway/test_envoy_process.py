@@ -13,7 +13,7 @@ import yaml
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from gridwright.errors import ConfigurationError
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_gateway.envoy_config import write_validated
 from gridwright_gateway.envoy_process import EnvoyEnded, running_envoy
 from gridwright_gateway.envoy_program import find_envoy

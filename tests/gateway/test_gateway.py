@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from tests.gateway.echo import Script
 from tests.gateway.test_calls import GET_ACTION_RESULT, answer
 

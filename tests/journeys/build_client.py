@@ -13,8 +13,9 @@ from gridwright.blobs.store import read_blob
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import GridwrightError
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
 from gridwright.wire.digests import digest_message
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright_cli.execute.action import Wish, describe
 from gridwright_cli.execute.following import Follower
 

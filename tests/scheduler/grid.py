@@ -16,8 +16,9 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ExecutionClient
 from gridwright.protos.google.longrunning.operations_rpc import OperationsClient
 from gridwright.settings import validate_settings
-from gridwright.wire.channels import GrpcChannel, InProcessChannel
 from gridwright.wire.digests import digest_message
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.process import Process
 from gridwright.wire.rpc import Channel
 from gridwright.wire.server import serving

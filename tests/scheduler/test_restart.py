@@ -21,7 +21,7 @@ from gridwright.errors import NotFound, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
 from gridwright.settings import Address
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.server import ServerOptions, serving
 from tests.scheduler.grid import Client, stage_of
 from tests.scheduler.neighbours import FakeActionCache, FakeCas

@@ -19,7 +19,8 @@ from gridwright.protos.google.devtools.build.v1.publish_build_event_rpc import (
 )
 from gridwright.settings import Address
 from gridwright.wire.call import Call
-from gridwright.wire.channels import GrpcChannel, InProcessChannel
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.rpc import Channel, Metadata
 from gridwright.wire.server import ServerOptions, serving
 

@@ -11,8 +11,8 @@ from gridwright.instances import Instance, Instances, InstanceSettings
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import CapabilitiesClient
 from gridwright.wire.capabilities import CapabilitiesServicer, server_capabilities
-from gridwright.wire.channels import InProcessChannel
-from gridwright.wire.server import MAX_RECEIVE_BYTES
+from gridwright.wire.in_process_channel import InProcessChannel
+from gridwright.wire.limits import MAX_RECEIVE_BYTES
 
 MAIN = InstanceSettings(name="main")
 CACHE_ONLY = InstanceSettings(name="main/cache", execution=False)

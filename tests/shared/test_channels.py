@@ -29,7 +29,8 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStreamClient
 from gridwright.wire.call import Call
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel, Metadata, Method, OnTrailers
 from gridwright.wire.server import serving
 from tests.shared.probe import KINDS, Probe, ProbeByteStream, connected, options, unary_stream, unary_unary

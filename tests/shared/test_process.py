@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import EXIT_CONFIG
 from tests.shared.probe import unary_unary
 

@@ -18,8 +18,10 @@ from gridwright.errors import InvalidRequest, PermissionDenied, Unavailable, Unk
 from gridwright.instances import Instances, InstanceSettings
 from gridwright.settings import Address
 from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of
-from gridwright.wire.channels import GrpcChannel, InProcessChannel
-from gridwright.wire.server import MAX_BATCH_BYTES, ServerOptions, serving
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.in_process_channel import InProcessChannel
+from gridwright.wire.limits import MAX_BATCH_BYTES
+from gridwright.wire.server import ServerOptions, serving
 from gridwright_cas.servicers.bytestream import ByteStreamServicer
 from gridwright_cas.servicers.cas import CasServicer
 from gridwright_cas.stores.verified import VerifiedStore

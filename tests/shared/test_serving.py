@@ -20,8 +20,9 @@ from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStreamClient
 from gridwright.wire import server as server_module
 from gridwright.wire.call import Call
-from gridwright.wire.channels import GrpcChannel
-from gridwright.wire.server import MAX_RECEIVE_BYTES, serving
+from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.limits import MAX_RECEIVE_BYTES
+from gridwright.wire.server import serving
 from tests.shared.probe import KINDS, Probe, ProbeByteStream, ProbeEvents, options, unary_unary
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*method is deprecated.*:DeprecationWarning")

@@ -13,7 +13,7 @@ from uuid import uuid4
 import typer
 
 from gridwright.errors import GridwrightError
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_cli.execute.action import Wish
 from gridwright_cli.execute.input_tree import UnusableInput
 from gridwright_cli.execute.output_files import UnusableOutput

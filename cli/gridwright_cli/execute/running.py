@@ -18,8 +18,8 @@ from gridwright.digest import DigestFunction
 from gridwright.errors import GridwrightError, Unimplemented
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.longrunning.operations_rpc import OperationsClient
-from gridwright.wire.channels import RetryingChannel
 from gridwright.wire.digests import digest_message, make_digest
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel, Metadata
 from gridwright.wire.statuses import error_of_status
 from gridwright_cli.execute.action import Wish, describe

@@ -14,7 +14,7 @@ from gridwright.errors import GridwrightError, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import CapabilitiesClient
 from gridwright.settings import Address
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.rpc import Channel, Method
 from gridwright_cli.up.grid_file import admin_socket_of, socket_of
 from gridwright_cli.up.options import UpOptions

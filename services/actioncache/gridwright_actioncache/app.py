@@ -12,8 +12,9 @@ from gridwright.blobs.remote import RemoteStore
 from gridwright.clock import SystemClock
 from gridwright.instances import Instances
 from gridwright.wire.capabilities import CapabilitiesServicer
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.server import ServerOptions, serving
 from gridwright.wire.serving import Servicer
 from gridwright_actioncache.config import (

@@ -10,7 +10,7 @@ from gridwright.clock import SystemClock
 from gridwright.errors import ConfigurationError
 from gridwright.instances import Instances
 from gridwright.telemetry.admin import serving_http
-from gridwright.wire.channels import GrpcChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
 from gridwright_gateway.config import GatewayFile
 from gridwright_gateway.console.pages import console_app

@@ -18,8 +18,9 @@ from gridwright.instances import Instances
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import Bots
 from gridwright.telemetry.admin import StatusReport
 from gridwright.wire.capabilities import CapabilitiesServicer
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel
 from gridwright.wire.server import ServerOptions, serving
 from gridwright.wire.serving import Servicer

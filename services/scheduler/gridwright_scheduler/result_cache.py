@@ -9,8 +9,8 @@ import structlog
 from gridwright.errors import GridwrightError, NotFound
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
-from gridwright.wire.channels import RetryingChannel
 from gridwright.wire.digests import digest_message
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel
 from gridwright_scheduler.queue.names import ActionKey
 
@@ -41,6 +41,7 @@ class ResultCache:
         self._late_seconds = late_seconds
         self._slots = asyncio.Semaphore(_MAX_LOOKUPS)
         self._writing: set[asyncio.Task[None]] = set()
+        self._failing = False
 
     async def lookup(self, key: ActionKey, request: pb.ExecuteRequest) -> pb.ActionResult | None:
         """Return the cached result of action *key*, with what *request* wants inline; None also if there is trouble."""
@@ -54,12 +55,14 @@ class ResultCache:
         )
         async with self._slots:
             try:
-                return await self._lookups.get_action_result(question, timeout=self._lookup_seconds)
+                result = await self._lookups.get_action_result(question, timeout=self._lookup_seconds)
             except NotFound:
-                return None
+                result = None
             except (GridwrightError, TimeoutError) as error:
-                log.warning("cache_lookup_failed", action=str(key.digest), error=str(error))
+                self._complain(error)
                 return None
+        self._complain(None)
+        return result
 
     async def write(self, key: ActionKey, result: pb.ActionResult) -> None:
         """Write the result of action *key*; return when that is done, or no longer worth waiting for."""
@@ -78,6 +81,14 @@ class ResultCache:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+
+    def _complain(self, trouble: Exception | None) -> None:
+        """Log that lookups fail once an outage, not once an action."""
+        if trouble is not None and not self._failing:
+            log.warning("cache_lookups_fail", error=str(trouble), effect="every lookup is a miss until it answers")
+        elif trouble is None and self._failing:
+            log.info("cache_answers")
+        self._failing = trouble is not None
 
     async def _write(self, key: ActionKey, result: pb.ActionResult) -> None:
         request = pb.UpdateActionResultRequest(

@@ -21,9 +21,10 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import worker_pb2
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import BotsClient
 from gridwright.version import VERSION
-from gridwright.wire.channels import GrpcChannel, RetryingChannel
+from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
 from gridwright.wire.request_metadata import metadata_of
+from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Metadata
 from gridwright_worker.bots_session import Bot, BotsSession
 from gridwright_worker.config import WorkerFile, WorkerSettings

@@ -16,9 +16,9 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStreamClient
 from gridwright.wire.digests import digest_message
+from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright.wire.resource_names import read_name, write_name
 from gridwright.wire.rpc import Channel, Metadata
-from gridwright.wire.server import MAX_BATCH_BYTES
 from gridwright.wire.statuses import error_of_status
 
 #: A FindMissingBlobs of so many digests stays well below the message limit, also with 128-digit hashes.

@@ -11,7 +11,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import Capabilities
 from gridwright.protos.build.bazel.semver import semver_pb2
 from gridwright.wire.call import Call
-from gridwright.wire.server import MAX_BATCH_BYTES
+from gridwright.wire.limits import MAX_BATCH_BYTES
 
 #: Bazel 7 asks for "2.0 to 2.0" and refuses a server whose range does not hold it.
 LOW_API_VERSION = semver_pb2.SemVer(major=2, minor=0)

@@ -20,13 +20,9 @@ from gridwright.file_lock import try_lock
 from gridwright.settings import Address
 from gridwright.telemetry.metrics import RpcMetrics
 from gridwright.wire.interceptors import MetricsInterceptor, StatusInterceptor
+from gridwright.wire.limits import MAX_RECEIVE_BYTES
 from gridwright.wire.serving import Servicer, generic_handler
 
-#: What a batch may hold: with the 85 bytes that each of 4,000 blobs costs beside its own, still
-#: below the 4 MiB that clients receive by default (checklist CAP-15, BRB-09).
-MAX_BATCH_BYTES = 4 * 1024 * 1024 - 512 * 1024
-#: What one message may hold: some clients stream uploads in messages of several MiB (GRP-02).
-MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 #: A first message may carry 8 KiB of RequestMetadata beside a token (HDR-06).
 _MAX_METADATA_BYTES = 64 * 1024
 

@@ -13,7 +13,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ContentAddressableStorage
 from gridwright.wire.call import Call
 from gridwright.wire.digests import child_digest, digest_message, make_digest, read_digest, read_digests
-from gridwright.wire.server import MAX_BATCH_BYTES
+from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright.wire.statuses import ok_status, status_message
 from gridwright_cas.servicers.tree_pages import tree_pages
 from gridwright_cas.stores.trees import walk_tree

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright.wire.server import MAX_BATCH_BYTES
+from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright_cas.stores.trees import FoundDirectory
 
 #: What a Directory costs in a page beside its own bytes.
