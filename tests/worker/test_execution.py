@@ -362,6 +362,13 @@ async def test_nothing_of_an_action_is_seen_by_the_next(bench: Bench) -> None:
     assert (await done.stdout()).split() == ["build", "stderr", "stdout", "tmp"]
 
 
+async def test_directories_deeper_than_any_path_are_gone_for_the_next(bench: Bench) -> None:
+    line = f'{sys.executable} -c \'import os\nfor _ in range(3000): os.mkdir("d"); os.chdir("d")\''
+    with pytest.raises(FailedPrecondition, match="deep"):
+        await bench.execute(line, output_paths=["d"])
+    assert await (await bench.execute("ls -A; ls -A ..")).stdout() == "build\nstderr\nstdout\ntmp\n"
+
+
 async def test_an_action_that_replaces_its_input_root_harms_nothing(bench: Bench) -> None:
     precious = bench.directory / "precious"
     precious.mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from google.rpc import status_pb2
+from google.rpc import code_pb2, status_pb2
 
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2
@@ -58,6 +58,28 @@ def test_a_completed_lease_is_told_until_it_is_no_longer_listed() -> None:
     assert (told.state, told.HasField("status"), result.exit_code) == (bots_pb2.COMPLETED, True, 3)
     assert leases.answered([]) == ([], [])
     assert len(leases) == 0
+
+
+def test_a_result_that_no_message_can_hold_is_told_as_an_error() -> None:
+    """It would make every report of the worker impossible to send."""
+    leases = Leases()
+    leases.answered([lease("a")])
+    assert leases.completed(A, OK, pb.ActionResult(stdout_raw=bytes(9 * 2**20)))
+    [told] = leases.told()
+    assert (told.state, told.HasField("result")) == (bots_pb2.COMPLETED, False)
+    assert told.status.code == code_pb2.FAILED_PRECONDITION
+    assert "declare a directory" in told.status.message
+
+
+def test_results_that_one_message_cannot_hold_together_are_told_one_after_the_other() -> None:
+    leases = Leases()
+    leases.answered([lease("a"), lease("b")])
+    for one in (A, B):
+        leases.completed(one, OK, pb.ActionResult(stdout_raw=bytes(7 * 2**20)))
+    assert states(leases) == {"a": bots_pb2.COMPLETED, "b": bots_pb2.ACTIVE}
+    assert leases.unfinished() == []
+    assert leases.answered([lease("b", bots_pb2.ACTIVE)]) == ([], [])
+    assert states(leases) == {"b": bots_pb2.COMPLETED}
 
 
 def test_the_outcome_of_a_lease_that_was_taken_away_is_not_told() -> None:

@@ -35,6 +35,16 @@ async def test_parents_of_outputs_are_made_and_outputs_are_not(bench: Bench) -> 
         assert not done.result.output_directories
 
 
+async def test_an_output_may_lie_deep(bench: Bench) -> None:
+    path = "/".join(["d"] * 1500)
+    assert await (await bench.execute(f"echo x > {path}", output_paths=[path])).files() == {path: "x\n"}
+
+
+async def test_an_output_deeper_than_any_path_is_refused(bench: Bench) -> None:
+    with pytest.raises(InvalidRequest, match="too long"):
+        await bench.execute("true", output_paths=["/".join(["d"] * 3000)])
+
+
 async def test_a_parent_may_be_among_the_inputs(bench: Bench) -> None:
     done = await bench.execute("cp a/in a/out", {"a": {"in": "x"}}, output_paths=["a/out"])
     assert await done.files() == {"a/out": "x"}

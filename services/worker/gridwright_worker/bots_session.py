@@ -95,7 +95,7 @@ class BotsSession:
         done, _ = await asyncio.wait([self._task], timeout=seconds)
         if not done:
             log.warning("handing_back", leases=len(self._leases))
-            running = [LeaseId(lease.id) for lease in self._leases.told() if lease.state != bots_pb2.COMPLETED]
+            running = self._leases.unfinished()
             await self._jobs.close()
             for lease_id in running:
                 self._completed(lease_id, status_message(Unavailable("the worker is shutting down")), None)

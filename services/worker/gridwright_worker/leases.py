@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NewType
 
-from google.rpc import status_pb2
+from google.rpc import code_pb2, status_pb2
 
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2
 
 LeaseId = NewType("LeaseId", str)
+
+#: A message may have 16 MiB; one that is larger cannot be sent at all, and the worker would be taken for dead.
+_MAX_RESULT_BYTES = 8 * 1024 * 1024
+_MAX_RESULTS_BYTES = 12 * 1024 * 1024
 
 
 class Changes(NamedTuple):
@@ -41,11 +45,28 @@ class Leases:
     @property
     def running(self) -> int:
         """How many are not completed."""
-        return sum(lease.state != bots_pb2.COMPLETED for lease in self._held.values())
+        return len(self.unfinished())
+
+    def unfinished(self) -> Sequence[LeaseId]:
+        """Return those that are not completed."""
+        return [lease_id for lease_id, lease in self._held.items() if lease.state != bots_pb2.COMPLETED]
 
     def told(self) -> list[bots_pb2.Lease]:
-        """Return what to tell the scheduler."""
-        return list(self._held.values())
+        """Return what to tell the scheduler.
+
+        Results that do not fit in the message beside others wait until those have arrived;
+        until then their leases are told as if they still ran.
+        """
+        told: list[bots_pb2.Lease] = []
+        results_bytes = 0
+        for lease in self._held.values():
+            result_bytes = len(lease.result.value)
+            if results_bytes and results_bytes + result_bytes > _MAX_RESULTS_BYTES:
+                told.append(_at_work(lease))
+            else:
+                told.append(lease)
+                results_bytes += result_bytes
+        return told
 
     def answered(self, leases: Iterable[bots_pb2.Lease], *, accepting: bool = True) -> Changes:
         """Take in the scheduler's list, which is authoritative.
@@ -61,9 +82,7 @@ class Leases:
         start: list[bots_pb2.Lease] = []
         for lease_id, lease in wanted.items():
             if lease_id not in self._held and accepting and lease.state in (bots_pb2.PENDING, bots_pb2.ACTIVE):
-                self._held[lease_id] = bots_pb2.Lease(
-                    id=lease_id, payload=lease.payload, state=bots_pb2.ACTIVE, requirements=lease.requirements
-                )
+                self._held[lease_id] = _at_work(lease)
                 self.version += 1
                 start.append(lease)
         return Changes(start, stop)
@@ -74,14 +93,30 @@ class Leases:
         if lease is None:
             return False
         lease.state = bots_pb2.COMPLETED
-        lease.status.CopyFrom(status)
-        if result is not None:
-            lease.result.Pack(result)
+        if result is not None and (size_bytes := result.ByteSize()) > _MAX_RESULT_BYTES:
+            lease.status.CopyFrom(_too_large(size_bytes))
+        else:
+            lease.status.CopyFrom(status)
+            if result is not None:
+                lease.result.Pack(result)
         self.version += 1
         return True
 
     def dropped(self) -> Sequence[LeaseId]:
         """Forget all, as the scheduler has forgotten them; return those that still run."""
-        running = [lease_id for lease_id, lease in self._held.items() if lease.state != bots_pb2.COMPLETED]
+        running = self.unfinished()
         self._held.clear()
         return running
+
+
+def _at_work(lease: bots_pb2.Lease) -> bots_pb2.Lease:
+    return bots_pb2.Lease(id=lease.id, payload=lease.payload, state=bots_pb2.ACTIVE, requirements=lease.requirements)
+
+
+def _too_large(size_bytes: int) -> status_pb2.Status:
+    """Say what the user can do; another attempt would end the same way."""
+    return status_pb2.Status(
+        code=code_pb2.FAILED_PRECONDITION,
+        message=f"the action's result has {size_bytes} bytes, at most {_MAX_RESULT_BYTES} are possible; "
+        "declare a directory in place of its many output files",
+    )
