@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from gridwright.auth.authenticator import LoopbackAuthenticator
 from gridwright.auth.identity import ANONYMOUS, Identity, Role
-from gridwright.digest import Digest
+from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import GridwrightError, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from gridwright.instances import Instances, InstanceSettings
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
@@ -283,6 +283,11 @@ async def test_a_result_that_makes_no_sense_is_refused_naming_the_field(
     """ACU-02."""
     with pytest.raises(InvalidRequest, match=rf"action_result\..*{field}|action_result\.{field}"):
         await update(client, an_action(), pb.ActionResult(**result))  # type: ignore[arg-type]
+
+
+async def test_a_result_that_no_client_could_receive_is_refused(client: ActionCacheClient) -> None:
+    with pytest.raises(InvalidRequest, match="declare directories"):
+        await update(client, DigestFunction.SHA256.digest(b"large"), pb.ActionResult(stdout_raw=bytes(4 * 1024 * 1024)))
 
 
 async def test_an_update_without_a_result_is_refused(client: ActionCacheClient) -> None:

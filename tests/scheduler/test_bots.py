@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -35,7 +36,15 @@ async def test_a_session_gets_a_name_in_its_instance_and_time(grid: Grid) -> Non
 
 @pytest.mark.parametrize(
     ("instance", "bot_id", "capacity"),
-    [("nowhere", "bot", "1"), ("main", "", "1"), ("main", "b" * 300, "1"), ("main", "b", "x"), ("main", "b", "0")],
+    [
+        ("nowhere", "bot", "1"),
+        ("main", "", "1"),
+        ("main", "b" * 300, "1"),
+        ("main", "b", "x"),
+        ("main", "b", "0"),
+        ("main", "b", "９"),
+        ("main", "b", "1" * 5000),
+    ],
 )
 async def test_a_bot_that_makes_no_sense_is_not_let_in(grid: Grid, instance: str, bot_id: str, capacity: str) -> None:
     """BOT-02."""
@@ -276,6 +285,38 @@ async def test_an_action_that_is_tried_too_often_ends_with_the_names_of_those_wh
         assert response.status.code == code_pb2.UNAVAILABLE
         assert "worker one" in response.status.message
         assert "worker two reported INTERNAL: disk full" in response.status.message
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"path": "o", "digest": {"hash": "zz", "size_bytes": -5}},
+        {"path": "/etc/passwd", "digest": {"hash": "a" * 64, "size_bytes": 1}},
+    ],
+)
+async def test_a_result_that_makes_no_sense_is_not_delivered(tmp_path: Path, output: dict[str, Any]) -> None:
+    """DIG-12: no client could make use of it."""
+    async with open_grid(tmp_path, max_attempts=2) as grid:
+        stream = await started(grid)
+        broken = await grid.worker("broken")
+        await broken.run(re.ActionResult(output_files=[output]))
+        good = await grid.worker("good")
+        broken.session.status = pb.UNHEALTHY
+        await broken.update()
+        await good.run(re.ActionResult(exit_code=3))
+        response = await stream.response()
+        assert (response.status.code, response.result.exit_code) == (code_pb2.OK, 3)
+
+
+async def test_a_result_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
+    async with open_grid(tmp_path, max_attempts=1) as grid:
+        stream = await started(grid)
+        worker = await grid.worker()
+        [lease] = await worker.take()
+        worker.finish(lease.id, re.ActionResult())
+        lease.result.value = b"\xff"
+        await worker.update()
+        assert "a result that cannot be read" in (await stream.response()).status.message
 
 
 async def test_a_lease_that_lasts_too_long_is_taken_away(tmp_path: Path) -> None:

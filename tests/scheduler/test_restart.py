@@ -17,12 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from gridwright.auth.authenticator import LoopbackAuthenticator
 from gridwright.digest import Digest
-from gridwright.errors import NotFound, Unavailable
+from gridwright.errors import ConfigurationError, NotFound, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
 from gridwright.settings import Address
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.server import ServerOptions, serving
+from gridwright_scheduler.database.engine import open_database
 from tests.scheduler.grid import Client, stage_of
 from tests.scheduler.neighbours import FakeActionCache, FakeCas
 from tests.scheduler.scripted_worker import ScriptedWorker
@@ -206,6 +207,14 @@ async def test_a_database_that_cannot_be_opened_is_said_and_ends_the_start(tmp_p
         _, said = await process.communicate()
         assert process.returncode == 78
         assert b"scheduler.database_url" in said
+
+
+@pytest.mark.parametrize("state", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_a_damaged_database_is_said_and_ends_the_start(tmp_path: Path, state: bytes) -> None:
+    (tmp_path / "scheduler.db").write_bytes(state)
+    with pytest.raises(ConfigurationError, match="move it away"):
+        async with open_database(f"sqlite:///{tmp_path}/scheduler.db"):
+            pytest.fail("nothing can be kept in it")
 
 
 async def answering(channel: GrpcChannel) -> None:

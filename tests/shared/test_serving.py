@@ -80,6 +80,19 @@ async def test_an_unknown_method_is_unimplemented_and_not_counted(probe: Probe) 
     assert b"Erase" not in generate_latest(registry)
 
 
+async def test_bytes_that_are_no_message_are_an_invalid_request(probe: Probe) -> None:
+    async with (
+        serving([ProbeByteStream(probe)], options()) as (port,),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{BYTE_STREAM}/QueryWriteStatus")
+        stream: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{BYTE_STREAM}/Write")
+        for call in (unary(b"\xff", timeout=5), stream(iter([b"\xff"]), timeout=5)):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"no google\.bytestream") as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_caller_on_a_unix_socket_is_on_this_machine(probe: Probe, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/run/probe.sock"
     async with serving([ProbeByteStream(probe)], options(address)) as (port,), GrpcChannel(address) as channel:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gridwright.clock import Clock
+from gridwright.digest import Digest
+from gridwright.errors import InvalidRequest
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
+from gridwright.wire.action_results import check_action_result
 from gridwright.wire.call import CallMetadata
 from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.board import Board
 from gridwright_scheduler.queue.leases import Reconciled, reconcile
 from gridwright_scheduler.queue.names import LeaseId
-from gridwright_scheduler.queue.outcome import Attempt, outcome_of
+from gridwright_scheduler.queue.outcome import Attempt, outcome_of, result_of
 from gridwright_scheduler.queue.settling import Outcome, Retry
 from gridwright_scheduler.sessions import HeldLease, Session
 
@@ -64,7 +67,12 @@ class LeaseReports:
         for lease_id in found.completed:
             leased = session.leases[lease_id].leased
             attempt = Attempt(worker, leased.queued_at, leased.do_not_cache, leased.failures)
-            outcomes[lease_id] = outcome_of(reported[lease_id], attempt, terminating=terminating)
+            fault = _fault_of(reported[lease_id], leased.key.digest)
+            outcomes[lease_id] = (
+                Retry(f"worker {worker} reported {fault}")
+                if fault
+                else outcome_of(reported[lease_id], attempt, terminating=terminating)
+            )
         for lease_id in found.given_up:
             outcomes[lease_id] = Retry(f"worker {worker} gave the action up", counted=True)
         if not session.healthy:
@@ -84,3 +92,15 @@ class LeaseReports:
         if progress is not None and progress != held.progress:
             held.progress = progress
             self._board.publish(replace(held.leased.snapshot(), progress=progress))
+
+
+def _fault_of(lease: pb.Lease, action: Digest) -> str:
+    """Return what is wrong with the result in a completed *lease*, or "": no client could make use of it."""
+    result = result_of(lease)
+    if result is None:
+        return "a result that cannot be read" if lease.HasField("result") else ""
+    try:
+        check_action_result(result, action)
+    except InvalidRequest as error:
+        return f"a result that makes no sense: {error}"
+    return ""

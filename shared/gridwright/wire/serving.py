@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from gridwright.auth.authenticator import Authenticator
+from gridwright.errors import InvalidRequest
 from gridwright.wire.call import Call
 from gridwright.wire.rpc import Method, Service
 
@@ -41,10 +43,13 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
             peer=peer,
         )
 
+    # Decoded here and not by grpc, which answers bytes that are no message with UNKNOWN.
+    decoded = _decoded_stream if method.client_streaming else _decoded
+
     async def unary(request: Any, context: Any) -> Any:
         call = open_call(context)
         try:
-            return await answer(request, call)
+            return await answer(decoded(method, request), call)
         finally:
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)
@@ -52,14 +57,14 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
     async def stream(request: Any, context: Any) -> None:
         call = open_call(context)
         try:
-            async with aclosing(answer(request, call)) as responses:
+            async with aclosing(answer(decoded(method, request), call)) as responses:
                 async for response in responses:
                     await context.write(response)
         finally:
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)
 
-    codecs = (method.request.FromString, method.response.SerializeToString)
+    codecs = (None, method.response.SerializeToString)
     match method.client_streaming, method.server_streaming:
         case False, False:
             return grpc.unary_unary_rpc_method_handler(unary, *codecs)
@@ -69,3 +74,15 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
             return grpc.stream_unary_rpc_method_handler(unary, *codecs)
         case _:
             return grpc.stream_stream_rpc_method_handler(stream, *codecs)
+
+
+def _decoded(method: Method[Any, Any], data: bytes) -> Any:
+    try:
+        return method.request.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"the request is no {method.request.DESCRIPTOR.full_name} message") from None
+
+
+async def _decoded_stream(method: Method[Any, Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for data in requests:
+        yield _decoded(method, data)

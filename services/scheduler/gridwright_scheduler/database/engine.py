@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from gridwright.errors import ConfigurationError
@@ -146,6 +146,11 @@ async def _create_tables(database: Database, path: str) -> None:
         await database.write(metadata.create_all)
     except OperationalError as error:
         raise ConfigurationError(f"scheduler.database_url: cannot open {path}: {error.orig}") from None
+    except DatabaseError as error:
+        raise ConfigurationError(
+            f"scheduler.database_url: {path} is damaged, or no database ({error.orig}); move it away to begin with an "
+            "empty queue: builds that run now have to be started again"
+        ) from None
 
 
 def _prepare(connection: Any, _record: object) -> None:

@@ -26,7 +26,7 @@ class Attempt(NamedTuple):
 
 def outcome_of(lease: bots_pb2.Lease, attempt: Attempt, *, terminating: bool) -> Outcome:
     """Return what becomes of the action whose *lease* a bot reports as COMPLETED."""
-    result = _result(lease)
+    result = result_of(lease)
     status = lease.status
     end = LeaseEnd(
         code=status.code,
@@ -70,7 +70,8 @@ def code_name(code: int) -> str:
     return code_pb2.Code.Name(code) if code in code_pb2.Code.values() else f"code {code}"
 
 
-def _result(lease: bots_pb2.Lease) -> pb.ActionResult | None:
+def result_of(lease: bots_pb2.Lease) -> pb.ActionResult | None:
+    """Return the result that a completed *lease* holds, if it holds one that can be read."""
     result = pb.ActionResult()
     try:
         return result if lease.result.Unpack(result) else None

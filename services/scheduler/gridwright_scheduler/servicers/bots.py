@@ -99,7 +99,7 @@ class BotsServicer(Bots):
         """
         told = request.bot_session
         name = SessionName(request.name)
-        if not name or len(name) > _MAX_NAME_LENGTH or "\0" in name:
+        if not name.rpartition("/")[2] or len(name) > _MAX_NAME_LENGTH or "\0" in name:
             raise InvalidRequest("not the name of a session", field="name")
         if told.name and told.name != name:
             raise InvalidRequest("name and bot_session.name differ", field="name")
@@ -198,12 +198,14 @@ def _describe(session: Session, told: pb.BotSession) -> None:
 def _capacity(worker: worker_pb2.Worker) -> int:
     for config in worker.configs:
         if config.key == "capacity":
-            if not config.value.isdecimal() or not 1 <= int(config.value) <= _MAX_CAPACITY:
+            value = config.value
+            # Python's int() takes other digits than these, and refuses thousands of them with an error of its own.
+            if not (value.isascii() and value.isdecimal() and len(value) <= 9 and 1 <= int(value) <= _MAX_CAPACITY):
                 raise InvalidRequest(
-                    f"capacity {config.value[:20]!r} is not a number from 1 to {_MAX_CAPACITY}",
+                    f"capacity {value[:20]!r} is not a number from 1 to {_MAX_CAPACITY}",
                     field="bot_session.worker.configs",
                 )
-            return int(config.value)
+            return int(value)
     return 1
 
 
