@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 
+#: Sizes travel as int64.
+MAX_SIZE_BYTES = 2**63 - 1
+
 
 class Hasher(Protocol):
     """An incremental hash, as hashlib has them."""
@@ -62,6 +65,21 @@ class Digest(NamedTuple):
     #: Lower-case hexadecimal, exactly ``function.hash_length`` digits.
     hash: str
     size_bytes: int
+
+    @classmethod
+    def checked(cls, function: DigestFunction, hash_: str, size_bytes: int) -> Digest:
+        """Return the digest of these parts, which came from elsewhere (checklist DIG-01, DIG-03, DIG-08).
+
+        Raises:
+            ValueError: saying which of them cannot be.
+        """
+        if len(hash_) != function.hash_length:
+            raise ValueError(f"a {function.name} hash has {function.hash_length} characters, not {len(hash_)}")
+        if hash_.strip("0123456789abcdef"):
+            raise ValueError(f"hash {hash_!r} is not lower-case hexadecimal")
+        if not 0 <= size_bytes <= MAX_SIZE_BYTES:
+            raise ValueError(f"size {size_bytes} is out of range")
+        return cls(function, hash_, size_bytes)
 
     def __str__(self) -> str:
         prefix = "" if self.function is not DigestFunction.BLAKE3 else "blake3/"

@@ -213,6 +213,17 @@ async def test_a_message_after_finish_write_is_refused(cas: CasWire) -> None:
     await failure(cas.write([*requests, bs.WriteRequest(write_offset=300)]), INVALID)
 
 
+async def test_an_upload_that_stands_still_is_given_up(
+    cas: CasWire, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridwright_cas.servicers.bytestream._IDLE_SECONDS", 0.1)
+    data = os.urandom(2 * CHUNK_BYTES)
+    call = cas.open_write()
+    await call.write(write_requests(write_name("main", SHA256.digest(data)), data)[0])
+    await failure(call, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert await stores["main"].missing({SHA256.digest(data)})
+
+
 async def test_an_upload_ended_without_finish_write_is_no_error_and_not_kept(cas: CasWire, stores: Stores) -> None:
     """BSW-08."""
     digest, requests = upload(os.urandom(300), 100)

@@ -16,8 +16,11 @@ from gridwright.blobs.store import BlobStore, read_blob, write_blob
 from gridwright.digest import DigestFunction
 from gridwright.errors import InvalidRequest, PermissionDenied, Unavailable, UnknownInstance
 from gridwright.instances import Instances, InstanceSettings
+from gridwright.protos.google.bytestream import bytestream_pb2 as bs
+from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.settings import Address
 from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of
+from gridwright.wire.call import Call
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.limits import MAX_BATCH_BYTES
@@ -33,6 +36,33 @@ INSTANCES = Instances([InstanceSettings(name="main")])
 def servicers() -> tuple[CasServicer, ByteStreamServicer]:
     stores = {"main": VerifiedStore(MemoryStore(max_bytes=2**26))}
     return CasServicer(INSTANCES, stores), ByteStreamServicer(INSTANCES, stores)
+
+
+class BrokenAtTheEnd(ByteStream):
+    """Sends all that was asked for, and then fails instead of ending; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.requests: list[bs.ReadRequest] = []
+
+    async def read(self, request: bs.ReadRequest, call: Call) -> AsyncIterator[bs.ReadResponse]:
+        self.requests.append(request)
+        yield bs.ReadResponse(data=b"x" * (request.read_limit or 100 - request.read_offset))
+        raise Unavailable("cut")
+
+    async def write(self, requests: AsyncIterator[bs.WriteRequest], call: Call) -> bs.WriteResponse:
+        raise Unavailable("cut")
+
+    async def query_write_status(self, request: bs.QueryWriteStatusRequest, call: Call) -> bs.QueryWriteStatusResponse:
+        raise Unavailable("cut")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(10, 10), (None, 100)])
+async def test_a_read_that_is_cut_behind_its_last_byte_is_whole(limit: int | None, expected: int) -> None:
+    servicer = BrokenAtTheEnd()
+    store = RemoteStore(InProcessChannel(servicer), "main")
+    digest = SHA256.digest(b"x" * 100)
+    assert len(b"".join([chunk async for chunk in store.get(digest, limit=limit)])) == expected
+    assert len(servicer.requests) == 1
 
 
 class TestRemoteStoreInProcess(BlobStoreContract):

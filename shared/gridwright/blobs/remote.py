@@ -78,6 +78,8 @@ class RemoteStore(BlobStore):
             except NotFound:
                 raise BlobNotFound(digest) from None
             except Unavailable:
+                if offset >= end:
+                    return
                 resumes += 1
                 if resumes > _MAX_RESUMES:
                     raise

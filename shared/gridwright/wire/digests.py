@@ -9,10 +9,6 @@ from gridwright.errors import InvalidDigest
 from gridwright.instances import Instance
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 
-#: Sizes travel as int64.
-MAX_SIZE_BYTES = 2**63 - 1
-_HEX = "0123456789abcdef"
-
 
 def digest_function(named: int, hash_length: int, instance: Instance) -> DigestFunction:
     """Return the function that a request means.
@@ -41,15 +37,10 @@ def make_digest(function: DigestFunction, hash_: str, size_bytes: int, *, field:
     Raises:
         InvalidDigest: *hash_* is not lower-case hexadecimal of the function's length, or the size is negative.
     """
-    if len(hash_) != function.hash_length:
-        raise InvalidDigest(
-            f"{field}: a {function.name} hash has {function.hash_length} characters, not {len(hash_)}", field=field
-        )
-    if hash_.strip(_HEX):
-        raise InvalidDigest(f"{field}: hash {hash_!r} is not lower-case hexadecimal", field=field)
-    if not 0 <= size_bytes <= MAX_SIZE_BYTES:
-        raise InvalidDigest(f"{field}: size {size_bytes} is out of range", field=field)
-    return Digest(function, hash_, size_bytes)
+    try:
+        return Digest.checked(function, hash_, size_bytes)
+    except ValueError as error:
+        raise InvalidDigest(f"{field}: {error}", field=field) from None
 
 
 def read_digest(message: pb.Digest, instance: Instance, named: int = 0, *, field: str = "digest") -> Digest:

@@ -11,6 +11,8 @@ import structlog
 
 from gridwright.errors import GridwrightError
 from gridwright.telemetry.metrics import RpcMetrics
+from gridwright.wire.call import CallMetadata
+from gridwright.wire.request_metadata import request_metadata
 from gridwright.wire.statuses import DETAILS_KEY, status_code, trailer_status
 
 log = structlog.get_logger(__name__)
@@ -66,7 +68,7 @@ class StatusInterceptor(_Interceptor):
             except (grpc.aio.AbortError, grpc.aio.UsageError):
                 raise
             except Exception:
-                log.exception("rpc_failed", method=path)
+                log.exception("rpc_failed", method=path, **_caller(context))
                 await context.abort(unexpected, "internal error; the server's log has the details")
 
         return with_status
@@ -96,6 +98,17 @@ class MetricsInterceptor(_Interceptor):
                 observe(code, time.perf_counter() - started)
 
         return measured
+
+
+def _caller(context: Any) -> dict[str, str]:
+    """Say for whom the call was made, as far as its tool told (checklist HDR-01)."""
+    told = request_metadata(CallMetadata(context.invocation_metadata()))
+    return {
+        "tool": told.tool_details.tool_name,
+        "invocation": told.tool_invocation_id,
+        "target": told.target_id,
+        "action": told.action_id,
+    }
 
 
 def grpc_code_name(code: Any) -> str:

@@ -10,7 +10,6 @@ from google.protobuf.message import DecodeError
 from gridwright.digest import Digest, DigestFunction
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 
-_HEX = "0123456789abcdef"
 Document = TypeVar("Document", pb.ActionResult, pb.Tree, pb.Directory)
 
 
@@ -102,10 +101,10 @@ def _needed(digests: Iterable[Digest]) -> Iterator[Digest]:
 
 
 def _digest(message: pb.Digest, function: DigestFunction) -> Digest:
-    hash_, size_bytes = message.hash, message.size_bytes
-    if len(hash_) != function.hash_length or hash_.strip(_HEX) or size_bytes < 0:
-        raise MalformedDocument(f"{hash_[:200]!r}/{size_bytes} is no {function.name} digest")
-    return Digest(function, hash_, size_bytes)
+    try:
+        return Digest.checked(function, message.hash, message.size_bytes)
+    except ValueError as error:
+        raise MalformedDocument(str(error)) from None
 
 
 def _parse(kind: type[Document], data: bytes) -> Document:

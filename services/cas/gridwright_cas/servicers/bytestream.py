@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from gridwright.auth.identity import Role
 from gridwright.blobs.store import BlobStore
-from gridwright.errors import InvalidRequest, InvalidResourceName, OutOfRange
+from gridwright.errors import DeadlineExceeded, InvalidRequest, InvalidResourceName, OutOfRange
 from gridwright.instances import Instances
 from gridwright.protos.google.bytestream import bytestream_pb2 as pb
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
@@ -16,6 +16,8 @@ from gridwright.wire.resource_names import BlobName, parse_read_name, parse_writ
 
 #: A proxy may route by this header, so it must tell the truth (checklist BSN-15).
 _RESOURCE_NAME_HEADER = "build.bazel.remote.execution.v2.resource-name"
+#: How long an upload, which holds room on the disk, may stand still.
+_IDLE_SECONDS = 300.0
 #: How long a client that has sent everything may take to say that this was all.
 _END_SECONDS = 1.0
 #: An upload of a blob that is there already is heard to its end if it is so short, and comes so quickly ...
@@ -118,8 +120,16 @@ async def _uploaded(first: pb.WriteRequest, requests: AsyncIterator[pb.WriteRequ
         if finished:
             await _expect_end(requests)
             return
-        message = await anext(requests, None)
+        message = await _next_message(requests)
     raise _LeftUnfinished
+
+
+async def _next_message(requests: AsyncIterator[pb.WriteRequest]) -> pb.WriteRequest | None:
+    try:
+        async with asyncio.timeout(_IDLE_SECONDS):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"no message of this upload came for {_IDLE_SECONDS:.0f} s; upload it again") from None
 
 
 async def _expect_end(requests: AsyncIterator[pb.WriteRequest]) -> None:

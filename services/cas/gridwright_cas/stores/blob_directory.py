@@ -135,7 +135,12 @@ class BlobDirectory:
     def reserve(self, cost_bytes: int) -> None:
         """Set room aside, and evict for it."""
         with self._lock:
-            self._unlink(self.index.reserve(cost_bytes))
+            victims = self.index.reserve(cost_bytes)
+            try:
+                self._unlink(victims)
+            except OSError:
+                self.index.release(cost_bytes)
+                raise
 
     def release(self, cost_bytes: int) -> None:
         """Give back room that was set aside."""
