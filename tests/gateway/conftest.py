@@ -38,6 +38,7 @@ def plan(directory: Path, listen: Endpoint = Host("127.0.0.1", 0)) -> Gateway:  
         listen=listen,
         backends={backend: [Pipe(str(directory / f"{backend}.sock"))] for backend in Backend},
         admin_socket=str(options(directory).admin_socket),
+        counted={},
     )
 
 

@@ -29,7 +29,7 @@ from tests.gateway.test_calls import EXECUTE, GET_ACTION_RESULT, answer
 @pytest.mark.parametrize("target", ["unix:run/cas.sock", "[::1]:1", "dns:///cas:1", "ipv4:10.0.0.1:1,10.0.0.2:1"])
 async def test_envoy_accepts_what_is_rendered(directory: Path, listen: Endpoint, target: str) -> None:
     backends = {backend: parse_target(target, key="endpoints") for backend in Backend}
-    document = render(Gateway(listen, backends, str(directory / "admin.sock")))
+    document = render(Gateway(listen, backends, str(directory / "admin.sock"), {}))
     config = await write_validated(document, directory, program=find_envoy(None))
     assert yaml.safe_load(config.read_text()) == document
     assert os.listdir(directory) == [config.name]

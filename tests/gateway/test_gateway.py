@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from gridwright.errors import Unimplemented
 from gridwright.wire.grpc_channel import GrpcChannel
 from tests.gateway.echo import Script
 from tests.gateway.test_calls import GET_ACTION_RESULT, answer
@@ -123,6 +125,18 @@ async def test_it_serves_calls_status_and_admin_pages(directory: Path, scripts: 
         assert status["instances"] == ["main"]
         assert (await get(directory, "/")).status_code == 200
         assert (await get(directory, "/status", of="admin")).json()["service"] == "gateway"
+
+
+async def test_its_metrics_count_calls_by_method_and_outcome(directory: Path, scripts: dict[str, Script]) -> None:
+    async with running(directory, settings()), GrpcChannel(await endpoint(directory)) as channel:
+        await answer(channel, GET_ACTION_RESULT)
+        with pytest.raises(Unimplemented):
+            await answer(channel, replace(GET_ACTION_RESULT, path="/of.our/Invention"))
+        text = (await get(directory, "/metrics", of="admin")).text
+    counted = [line for line in text.splitlines() if "GetActionResult" in line or "ActionCache" in line]
+    assert any("success" in line and line.endswith(" 1") for line in counted), text
+    assert any(line.startswith("process_cpu_seconds_total") for line in text.splitlines())
+    assert "Invention" not in text
 
 
 async def test_sigterm_ends_it_and_its_envoy(directory: Path, scripts: dict[str, Script]) -> None:

@@ -17,6 +17,7 @@ PLAN = Gateway(
     listen=Host("127.0.0.1", 50051),
     backends={backend: [Pipe(f"run/{backend}.sock")] for backend in Backend},
     admin_socket="gateway/envoy-admin.sock",
+    counted={"google.bytestream.ByteStream": ["Read", "Write"]},
 )
 
 
@@ -34,7 +35,7 @@ def routes() -> dict[str, dict[str, Any]]:
 
 
 def cluster(*endpoints: Endpoint) -> dict[str, Any]:
-    document: Any = render(Gateway(PLAN.listen, {Backend.CAS: endpoints}, PLAN.admin_socket))
+    document: Any = render(Gateway(PLAN.listen, {Backend.CAS: endpoints}, PLAN.admin_socket, {}))
     [only] = document["static_resources"]["clusters"]
     return dict(only)
 

@@ -9,17 +9,31 @@ from dataclasses import asdict
 from gridwright.clock import SystemClock
 from gridwright.errors import ConfigurationError
 from gridwright.instances import Instances
+from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import (
+    ActionCache,
+    Capabilities,
+    Execution,
+)
+from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ContentAddressableStorage as Cas
+from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
+from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import Bots
+from gridwright.protos.google.longrunning.operations_rpc import Operations
 from gridwright.telemetry.admin import serving_http
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
 from gridwright_gateway.config import GatewayFile
 from gridwright_gateway.console.pages import console_app
 from gridwright_gateway.console.status import HealthChecks, Upstream
+from gridwright_gateway.envoy_admin import EnvoyAdmin
 from gridwright_gateway.envoy_process import EnvoyOptions, running_envoy
 from gridwright_gateway.envoy_program import find_envoy
 from gridwright_gateway.routing.envoy import Gateway, render
 from gridwright_gateway.routing.table import Backend
 from gridwright_gateway.routing.targets import Endpoint, Pipe, parse_listener, parse_target
+
+_COUNTED = tuple(
+    servicer.service for servicer in (ActionCache, Bots, ByteStream, Capabilities, Cas, Execution, Operations)
+)
 
 
 @asynccontextmanager
@@ -45,6 +59,9 @@ async def open_app(settings: GatewayFile, process: Process) -> AsyncIterator[Non
         listen=listen,
         backends={name: parse_target(target, key=f"endpoints.{name}") for name, target in targets.items()},
         admin_socket=str(options.admin_socket),
+        counted={
+            service.full_name: [method.path.rpartition("/")[2] for method in service.methods] for service in _COUNTED
+        },
     )
     async with AsyncExitStack() as stack:
         bound = await stack.enter_async_context(
@@ -61,7 +78,8 @@ async def open_app(settings: GatewayFile, process: Process) -> AsyncIterator[Non
         async def report() -> dict[str, object]:
             return {"endpoint": _url(bound), "services": [asdict(one) for one in await services()]}
 
-        await _enter(stack, process.admin("gateway", gateway.admin, report), "gateway.admin")
+        admin = process.admin("gateway", gateway.admin, report, EnvoyAdmin(options.admin_socket).metrics)
+        await _enter(stack, admin, "gateway.admin")
         yield
 
 

@@ -7,8 +7,13 @@ import http.client
 import json
 import socket
 from pathlib import Path
+from urllib.parse import quote
 
 _TIMEOUT_SECONDS = 2.0
+#: Of its hundreds of statistics, those that say how calls fare.
+_METRICS = (
+    r"\.grpc\.|^http\.grpc\.downstream_(rq|cx)_|\.upstream_(rq|cx)_(active|total|retry|connect_fail)|^server\.live$"
+)
 
 
 class EnvoyAdmin:
@@ -27,6 +32,11 @@ class EnvoyAdmin:
         _, body = await self._request("GET", "/listeners?format=json")
         port: int = json.loads(body)["listener_statuses"][0]["local_address"]["socket_address"]["port_value"]
         return port
+
+    async def metrics(self) -> bytes:
+        """Return what it has counted, as Prometheus text: calls by method and outcome, connections, retries."""
+        _, body = await self._request("GET", f"/stats/prometheus?usedonly&filter={quote(_METRICS)}")
+        return body
 
     async def calls_in_flight(self, listener: str) -> int:
         """Return how many calls that came in by *listener* have not ended."""

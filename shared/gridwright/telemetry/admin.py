@@ -19,6 +19,9 @@ from gridwright.version import VERSION
 #: What a service says of itself on /status, beside its name and version.
 StatusReport = Callable[[], Awaitable[Mapping[str, Any]]]
 
+#: Prometheus text of a program that the service runs.
+MetricsText = Callable[[], Awaitable[bytes]]
+
 _START_SECONDS = 10.0
 
 
@@ -29,7 +32,13 @@ class Readiness:
         self.ready = False
 
 
-def admin_app(service: str, registry: CollectorRegistry, readiness: Readiness, status: StatusReport) -> FastAPI:
+def admin_app(
+    service: str,
+    registry: CollectorRegistry,
+    readiness: Readiness,
+    status: StatusReport,
+    more_metrics: MetricsText | None = None,
+) -> FastAPI:
     """Return the admin pages: /healthz, /readyz, /status and /metrics."""
     app = FastAPI(title=f"Gridwright {service}", version=VERSION, docs_url=None, redoc_url=None)
 
@@ -53,7 +62,10 @@ def admin_app(service: str, registry: CollectorRegistry, readiness: Readiness, s
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        text = generate_latest(registry)
+        if more_metrics is not None:
+            text += await more_metrics()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from gridwright.errors import ConfigurationError
 from gridwright.settings import Address, GridSettings, load_settings
-from gridwright.telemetry.admin import Readiness, StatusReport, admin_app, no_status, serving_http
+from gridwright.telemetry.admin import MetricsText, Readiness, StatusReport, admin_app, no_status, serving_http
 from gridwright.telemetry.logging import configure_logging
 from gridwright.telemetry.metrics import new_registry
 from gridwright.version import VERSION
@@ -41,9 +41,15 @@ class Process:
         self.readiness = Readiness()
 
     @asynccontextmanager
-    async def admin(self, service: str, listen: Address, status: StatusReport = no_status) -> AsyncIterator[None]:
+    async def admin(
+        self,
+        service: str,
+        listen: Address,
+        status: StatusReport = no_status,
+        more_metrics: MetricsText | None = None,
+    ) -> AsyncIterator[None]:
         """Serve the admin pages while the block runs, which is when the process is ready until it drains."""
-        async with serving_http(admin_app(service, self.registry, self.readiness, status), listen):
+        async with serving_http(admin_app(service, self.registry, self.readiness, status, more_metrics), listen):
             self.readiness.ready = True
             try:
                 yield

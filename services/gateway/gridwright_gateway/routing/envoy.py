@@ -55,6 +55,8 @@ class Gateway:
     backends: Mapping[Backend, Sequence[Endpoint]]
     #: The Unix socket of Envoy's own admin pages.
     admin_socket: str
+    #: The methods that are counted one by one, per RPC service. Not simply all: clients could invent any number.
+    counted: Mapping[str, Sequence[str]]
 
 
 def render(gateway: Gateway) -> Part:
@@ -64,13 +66,13 @@ def render(gateway: Gateway) -> Part:
         "admin": {"address": _address(Pipe(gateway.admin_socket))},
         "overload_manager": {"resource_monitors": [_connection_limit()]},
         "static_resources": {
-            "listeners": [_listener(gateway.listen)],
+            "listeners": [_listener(gateway.listen, gateway.counted)],
             "clusters": [_cluster(backend, endpoints) for backend, endpoints in gateway.backends.items()],
         },
     }
 
 
-def _listener(listen: Endpoint) -> Part:
+def _listener(listen: Endpoint, counted: Mapping[str, Sequence[str]]) -> Part:
     listener: Part = {
         "name": LISTENER,
         "address": _address(listen),
@@ -80,7 +82,7 @@ def _listener(listen: Endpoint) -> Part:
                     _extension(
                         "envoy.filters.network.http_connection_manager",
                         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                        _connection_manager(),
+                        _connection_manager(counted),
                     )
                 ]
             }
@@ -92,7 +94,7 @@ def _listener(listen: Endpoint) -> Part:
     return listener
 
 
-def _connection_manager() -> Part:
+def _connection_manager(counted: Mapping[str, Sequence[str]]) -> Part:
     return {
         "stat_prefix": LISTENER,
         "codec_type": "AUTO",
@@ -114,6 +116,16 @@ def _connection_manager() -> Part:
                 "envoy.filters.http.header_mutation",
                 "extensions.filters.http.header_mutation.v3.HeaderMutation",
                 {"mutations": {"request_mutations": _forged_headers()}},
+            ),
+            _extension(
+                "envoy.filters.http.grpc_stats",
+                "extensions.filters.http.grpc_stats.v3.FilterConfig",
+                {
+                    "enable_upstream_stats": True,
+                    "individual_method_stats_allowlist": {
+                        "services": [{"name": name, "method_names": list(methods)} for name, methods in counted.items()]
+                    },
+                },
             ),
             _extension(
                 "envoy.filters.http.router",
