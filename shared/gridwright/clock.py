@@ -8,11 +8,16 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall-clock time; pass it to what needs the time instead of calling ``time`` there."""
+    """Two sorts of time; pass it to what needs the time instead of calling ``time`` there."""
 
     @abstractmethod
     def now(self) -> float:
         """Seconds since the Unix epoch."""
+        ...
+
+    @abstractmethod
+    def monotonic(self) -> float:
+        """Seconds since some moment, for durations: nobody sets it, and it stands still while the machine is asleep."""
         ...
 
 
@@ -21,3 +26,6 @@ class SystemClock(Clock):
 
     def now(self) -> float:
         return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -33,6 +33,8 @@ from gridwright.telemetry.logging import LogFormat
 #: The sections of the services; every service accepts them all and reads its own.
 SERVICE_SECTIONS = ("cas", "actioncache", "scheduler", "worker", "gateway")
 ENVIRONMENT_PREFIX = "GRIDWRIGHT_"
+#: How many actions one worker may run at once; the scheduler refuses a worker that says more.
+MAX_SLOTS = 1_000
 
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base**power

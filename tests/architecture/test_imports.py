@@ -17,9 +17,9 @@ HEARTS = {
 }
 CLI = "gridwright_cli"
 GRPC = ("grpc", "grpc_*")
-# What a heart knows of the shared library: its words, and the documents of the protocol, which are data.
+# What a heart knows of the shared library: its words, the documents of the protocol, which are data, and their rules.
 WORDS = ("gridwright.digest", "gridwright.errors", "gridwright.clock", "gridwright.file_lock", "gridwright.blobs")
-DOCUMENTS = ("gridwright.protos.*_pb2",)
+DOCUMENTS = ("gridwright.protos.*_pb2", "gridwright.documents")
 
 RULES = [
     Rule("the shared library knows no service", who=["gridwright"], never=[*HEARTS, CLI]),
@@ -35,6 +35,12 @@ RULES = [
         who=WORDS,
         never=[*GRPC, "gridwright.wire", "gridwright.protos"],
         except_for=["gridwright.blobs.remote"],
+    ),
+    Rule(
+        "the rules of documents know words and documents",
+        who=["gridwright.documents"],
+        never=[*GRPC, "gridwright"],
+        but=[*WORDS, *DOCUMENTS],
     ),
 ]
 for service, heart in HEARTS.items():
@@ -75,6 +81,7 @@ def test_a_service_that_has_an_app_has_its_heart(service: str) -> None:
     ("module", "statement"),
     [
         ("gridwright.digest", "import grpc.aio"),
+        ("gridwright.documents", "from gridwright.wire import digests"),
         ("gridwright.settings", "from gridwright_cas import config"),
         ("gridwright.wire.serving", "from gridwright.testing import FakeClock"),
         ("gridwright_cli.up", "import gridwright_gateway.routing"),
@@ -106,6 +113,8 @@ def test_a_forbidden_import_is_found(tmp_path: Path, module: str, statement: str
         ("gridwright_cas.stores.disk", "import lmdb\nfrom gridwright.digest import Digest\nfrom . import verified"),
         ("gridwright_cas.stores", "from .disk import DiskStore"),
         ("gridwright_worker.execution.outputs", "from gridwright.protos.a.v2 import execution_pb2"),
+        ("gridwright_worker.execution.outputs", "from gridwright.documents import check_command"),
+        ("gridwright.documents", "from gridwright.protos.a.v2 import execution_pb2"),
         ("gridwright_worker.execution.outputs", "from gridwright.protos.a.v2.execution_pb2 import Action"),
     ],
 )

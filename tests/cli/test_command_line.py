@@ -79,6 +79,11 @@ def test_an_instance_name_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("slots", "status"), [(0, 2), (1, 0), (1000, 0), (1001, 2)])
+def test_as_many_slots_as_a_scheduler_gives_one_worker(slots: int, status: int) -> None:
+    assert gridwright("up", "--print-config", "--slots", str(slots)).returncode == status
+
+
 def test_the_settings_can_be_seen_without_a_start(tmp_path: Path) -> None:
     ended = gridwright("up", "--print-config", "--slots", "3", "--port", "50100", cwd=tmp_path)
     assert ended.returncode == 0

@@ -50,9 +50,13 @@ class ScriptedExecution(Execution):
             yield step
 
 
-async def follow(server: ScriptedExecution, patience_seconds: float = 30.0) -> tuple[pb.ExecuteResponse, list[int]]:
+async def follow(
+    server: ScriptedExecution, patience_seconds: float = 30.0, start_patience_seconds: float = 30.0
+) -> tuple[pb.ExecuteResponse, list[int]]:
     stages: list[int] = []
-    follower = Follower(InProcessChannel(server), patience_seconds=patience_seconds)
+    follower = Follower(
+        InProcessChannel(server), patience_seconds=patience_seconds, start_patience_seconds=start_patience_seconds
+    )
     response = await follower.execute(REQUEST, lambda name, metadata: stages.append(metadata.stage))
     return response, stages
 
@@ -86,8 +90,17 @@ async def test_an_operation_that_the_server_forgot_is_started_again() -> None:
 
 
 async def test_a_server_that_is_away_is_waited_for_and_then_named() -> None:
+    server = ScriptedExecution([running("op"), Unavailable("reset")], [Unavailable("nobody there")])
     with pytest.raises(Unavailable, match="nobody there"):
-        await follow(ScriptedExecution([Unavailable("nobody there")]), patience_seconds=0.5)
+        await follow(server, patience_seconds=0.5)
+
+
+async def test_before_an_operation_has_begun_there_is_less_patience() -> None:
+    with pytest.raises(Unavailable, match="nobody there"):
+        await follow(ScriptedExecution([Unavailable("nobody there")]), start_patience_seconds=0.5)
+    late = ScriptedExecution([running("op"), Unavailable("reset")], [Unavailable("restarting")], [done("op")])
+    response, _ = await follow(late, start_patience_seconds=0.0)
+    assert response.message == "well"
 
 
 async def test_a_fault_of_the_server_that_stays_is_not_tried_for_ever() -> None:

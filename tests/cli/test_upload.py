@@ -1,13 +1,19 @@
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from pathlib import Path
 
 import pytest
 
 from gridwright.blobs.memory import MemoryStore
+from gridwright.blobs.remote import RemoteStore
 from gridwright.blobs.store import read_blob
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import DigestMismatch, GridwrightError
+from gridwright.errors import DigestMismatch, GridwrightError, Unavailable
+from gridwright.instances import Instances, InstanceSettings
+from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright.wire.call import Call
+from gridwright.wire.in_process_channel import InProcessChannel
+from gridwright_cas.servicers.cas import CasServicer
 from gridwright_cli.execute.input_tree import Source, UnusableInput
 from gridwright_cli.execute.upload import upload
 
@@ -59,12 +65,53 @@ async def test_nothing_is_said_or_sent_when_all_is_there() -> None:
     assert said == []
 
 
-async def test_many_blobs_travel_in_batches_of_bounded_size() -> None:
-    store = CountingStore()
-    blobs = [random.Random(number).randbytes(900_000) for number in range(20)]
-    await upload(store, {SHA256.digest(blob): blob for blob in blobs}, lambda text: None)
-    assert store.batches == [9, 9, 2]
-    assert await read_blob(store, SHA256.digest(blobs[-1])) == blobs[-1]
+class DiskCleaner(CasServicer):
+    """Deletes all files of a directory when the first batch arrives."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(Instances([InstanceSettings(name="main")]), {"main": MemoryStore(max_bytes=2**30)})
+        self._directory = directory
+        self.batches: list[int] = []
+
+    async def batch_update_blobs(self, request: pb.BatchUpdateBlobsRequest, call: Call) -> pb.BatchUpdateBlobsResponse:
+        self.batches.append(len(request.requests))
+        for path in self._directory.iterdir():
+            path.unlink()
+        return await super().batch_update_blobs(request, call)
+
+
+async def test_files_are_read_as_their_batches_go_so_a_large_tree_is_never_in_memory(tmp_path: Path) -> None:
+    blobs: dict[Digest, Source] = {}
+    for number in range(20):
+        blob = random.Random(number).randbytes(900_000)
+        (tmp_path / str(number)).write_bytes(blob)
+        blobs[SHA256.digest(blob)] = tmp_path / str(number)
+    cas = DiskCleaner(tmp_path)
+    with pytest.raises(UnusableInput, match="No such file"):
+        await upload(RemoteStore(InProcessChannel(cas), "main"), blobs, lambda text: None)
+    assert cas.batches == [4]
+
+
+class RestartedStore(MemoryStore):
+    """Is away in the middle of the first upload."""
+
+    def __init__(self) -> None:
+        super().__init__(max_bytes=2**30)
+        self.puts = 0
+
+    async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
+        self.puts += 1
+        if self.puts == 1:
+            await anext(aiter(chunks))
+            raise Unavailable("restarting")
+        await super().put(digest, chunks)
+
+
+async def test_a_large_blob_whose_upload_breaks_is_sent_again_from_its_start() -> None:
+    store, large = RestartedStore(), random.Random(1).randbytes(3_000_000)
+    await upload(store, {SHA256.digest(large): large}, lambda text: None)
+    assert store.puts == 2
+    assert await read_blob(store, SHA256.digest(large)) == large
 
 
 async def test_a_file_that_changed_meanwhile_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A root file system with build tools that this machine's own distribution does not have.
 
-The environment variable names its directory. Commands run with it as their root, in a
+It is found in /opt/sid, or where the environment variable says. Commands run with it as their root, in a
 mount namespace of their own, so nothing stays mounted when they end; the temporary
 directory, this tree and the interpreter are the same inside as outside.
 """
@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "GRIDWRIGHT_CLIENT_TREE"
+_USUAL_PLACE = Path("/opt/sid")
+#: What tells a tree of clients in the usual place from another one.
+_USUAL_PROGRAM = "recc"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # pivot_root rather than chroot alone: the kernel refuses user namespaces, which sandboxes need, to a process that
@@ -60,12 +63,18 @@ class ClientTree:
 
 def find_client_tree(programs: Sequence[str]) -> ClientTree:
     """Return the tree, or skip the test where there is none or it lacks one of *programs*."""
-    named = os.environ.get(VARIABLE)
-    if not named:
+    tree = _present_tree()
+    if tree is None:
         pytest.skip(f"set {VARIABLE} to a root file system that has {', '.join(programs)}")
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("entering the tree of clients needs root and unshare")
-    tree = ClientTree(Path(named))
     if lacking := [program for program in programs if not tree.has(program)]:
-        pytest.skip(f"{named} has no {', '.join(lacking)}")
+        pytest.skip(f"{tree.path} has no {', '.join(lacking)}")
     return tree
+
+
+def _present_tree() -> ClientTree | None:
+    if named := os.environ.get(VARIABLE):
+        return ClientTree(Path(named))
+    usual = ClientTree(_USUAL_PLACE)
+    return usual if usual.has(_USUAL_PROGRAM) else None

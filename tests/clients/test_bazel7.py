@@ -14,7 +14,7 @@ from tests.journeys.grid import SERVICE_NAMES, Grid
 pytestmark = [
     pytest.mark.clients,
     pytest.mark.timeout(600),
-    pytest.mark.may_skip("needs a tree of clients (GRIDWRIGHT_CLIENT_TREE)"),
+    pytest.mark.may_skip("needs a tree of clients (/opt/sid, or GRIDWRIGHT_CLIENT_TREE)"),
 ]
 
 #: Where Debian's package keeps what Bazel would fetch.

@@ -18,7 +18,7 @@ from tests.journeys.grid import Grid, running_grid
 pytestmark = [
     pytest.mark.clients,
     pytest.mark.timeout(300),
-    pytest.mark.may_skip("needs a tree of clients (GRIDWRIGHT_CLIENT_TREE)"),
+    pytest.mark.may_skip("needs a tree of clients (/opt/sid, or GRIDWRIGHT_CLIENT_TREE)"),
 ]
 
 WORKER = "stock-worker"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
-from grpc_health.v1 import health_pb2
 
 from gridwright.errors import DeadlineExceeded, Unavailable, Unimplemented
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import (
@@ -21,6 +20,7 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
 )
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.wire.grpc_channel import GrpcChannel
+from gridwright.wire.health import SERVING, ask_health
 from gridwright.wire.rpc import Metadata, Method
 from tests.gateway.echo import SERVICES, Script, echo_method, echoing
 
@@ -84,17 +84,8 @@ async def test_an_unknown_method_is_unimplemented(channel: GrpcChannel, scripts:
 
 
 async def test_health_is_that_of_the_cas(channel: GrpcChannel, scripts: dict[str, Script]) -> None:
-    check = Method(
-        "/grpc.health.v1.Health/Check",
-        "check",
-        health_pb2.HealthCheckRequest,
-        health_pb2.HealthCheckResponse,
-        client_streaming=False,
-        server_streaming=False,
-    )
     for service in ("", "google.bytestream.ByteStream"):
-        health = await channel.unary_unary(check, health_pb2.HealthCheckRequest(service=service), timeout=10)
-        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert await ask_health(channel, service, timeout=10) == SERVING
 
 
 async def test_metadata_and_trailers_pass_also_binary_ones(channel: GrpcChannel, scripts: dict[str, Script]) -> None:

@@ -85,7 +85,8 @@ class BuildClient:
         request = pb.ExecuteRequest(
             instance_name=self.instance, action_digest=digest_message(action), skip_cache_lookup=skip_cache
         )
-        follower = Follower(self.channel)
+        # As patient with a start as with an end: what is restarted takes its time on a busy machine.
+        follower = Follower(self.channel, start_patience_seconds=60)
         return await follower.execute(request, lambda name, metadata: self.stages.append(metadata.stage))
 
     async def build(self, action: Action) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Each service is killed in the middle of a build, which must not hang, nor believe anything that is not so."""
+"""Each service is killed in the middle of a build, which must neither hang, nor fail, nor believe what is not so."""
 
 import asyncio
 import hashlib
@@ -73,9 +73,7 @@ async def client(grid: Grid) -> AsyncIterator[BuildClient]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("service", SERVICE_NAMES)
-async def test_a_build_outlasts_the_death_of_a_service_or_says_why_not(
-    grid: Grid, client: BuildClient, service: str
-) -> None:
+async def test_a_build_outlasts_the_death_of_a_service(grid: Grid, client: BuildClient, service: str) -> None:
     before = grid.pid(service)
     build = Build(client)
     async with asyncio.timeout(BUILD_SECONDS):
@@ -83,8 +81,7 @@ async def test_a_build_outlasts_the_death_of_a_service_or_says_why_not(
         await build.under_way.wait()
         mark = grid.kill(service)
         failures = await running
-    print(f"{len(failures)} of {ACTIONS} actions failed", *failures[:5], sep="\n")
-    assert all(str(failure) for failure in failures)
+    assert failures == []
 
     await asyncio.to_thread(grid.wait_well_again, mark)
     said = f"{service} died (killed by SIGKILL); restarting it in"

@@ -1,6 +1,7 @@
 """`gridwright up` from outside: how it starts, goes on and ends."""
 
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -9,13 +10,23 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.journeys.grid import SERVICE_NAMES, Grid, free_ports, processes_in, running_grid, runs, wait_until_runs
+from gridwright_cli.up.announcement import READY
+from tests.journeys.grid import (
+    SERVICE_NAMES,
+    STOP_SECONDS,
+    Grid,
+    free_ports,
+    processes_in,
+    running_grid,
+    runs,
+    wait_until_runs,
+)
 
 
 @pytest.fixture
@@ -109,6 +120,51 @@ def test_each_way_to_ask_it_to_stop_is_heard_also_while_it_starts(data: Path, nu
     grid.wait_for(lambda line: "started" in line, "to have a service", after=0)
     grid.ask_to_stop(number)
     assert grid.wait_stopped() == 0
+    assert processes_in(data) == []
+
+
+def test_a_terminal_that_is_closed_stops_it_in_order(data: Path) -> None:
+    port, console_port = free_ports(2)
+    master, terminal = pty.openpty()
+    options = ["--data", str(data), "--port", str(port), "--console-port", str(console_port)]
+    # In a session of its own with this terminal, so that the kernel itself sends the SIGHUP.
+    command = ["setsid", "--ctty", sys.executable, "-m", "gridwright_cli", "up", *options]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    with open(master, "rb") as screen:
+        assert any(line.startswith(READY.encode()) for line in screen)
+        assert len(list((data / "run").glob("*.pid"))) == len(SERVICE_NAMES)
+    try:
+        assert process.wait(STOP_SECONDS) == 0
+    finally:
+        process.kill()
+    assert not list((data / "run").glob("*.pid"))
+    assert processes_in(data) == []
+
+
+def test_a_terminal_that_stands_still_does_not_keep_it_from_starting_and_stopping(data: Path) -> None:
+    port, console_port = free_ports(2)
+    reader, writer = os.pipe()
+    # Full from the beginning, as a terminal is after Ctrl-S.
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    options = ["--data", str(data), "--port", str(port), "--console-port", str(console_port)]
+    command = [sys.executable, "-m", "gridwright_cli", "up", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    assert process.stdout is not None
+    try:
+        with process.stdout as answers:
+            assert answers.readline().startswith(READY.encode())
+            process.terminate()
+            assert process.wait(STOP_SECONDS) == 0
+    finally:
+        process.kill()
+        os.close(reader)
+    assert not list((data / "run").glob("*.pid"))
     assert processes_in(data) == []
 
 

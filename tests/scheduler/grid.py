@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,12 @@ class Stream:
 class Grid:
     """A scheduler with its neighbours, and a channel to it."""
 
-    def __init__(self, channel: Channel, cas: FakeCas, cache: FakeActionCache, process: Process) -> None:
+    def __init__(self, channel: Channel, cas: FakeCas, cache: FakeActionCache, stop: Callable[[], None]) -> None:
         self.channel = channel
         self.cas = cas
         self.cache = cache
-        self.process = process
+        #: Do as the scheduler does when it stops, before its server drains.
+        self.stop = stop
         self.client = Client(channel, cas)
 
     async def worker(self, bot_id: str = "worker-1", **options: Any) -> ScriptedWorker:
@@ -170,8 +171,10 @@ async def open_grid(
         opened = await stack.enter_async_context(open_scheduler(settings, neighbours, process))
         [port] = await stack.enter_async_context(serving(opened.servicers, server_options(settings, process)))
         channel = await stack.enter_async_context(GrpcChannel(f"127.0.0.1:{port}"))
-        yield Grid(channel, cas, cache, process)
-        process.stopping.set()
+        try:
+            yield Grid(channel, cas, cache, opened.end_what_is_held)
+        finally:
+            opened.end_what_is_held()
 
 
 def settings_for(directory: Path, *, bots: Mapping[str, Any] | None = None, **scheduler: Any) -> SchedulerFile:

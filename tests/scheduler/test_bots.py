@@ -132,6 +132,45 @@ async def test_a_worker_gets_as_many_leases_as_it_has_room_for(grid: Grid) -> No
         await stream.close()
 
 
+async def test_every_lease_is_offered_with_its_digest_function(grid: Grid) -> None:
+    """So many trailers as leases would not pass; those of leases that run already are not needed."""
+    digests = [await grid.client.upload(str(number), function=DigestFunction.BLAKE3) for number in range(60)]
+    streams = [grid.client.execute(digest) for digest in digests]
+    for stream in streams:
+        await stream.next()
+    worker = await grid.worker(capacity=64)
+    offered: set[str] = set()
+    while len(offered) < len(digests):
+        await asyncio.wait_for(worker.update(), 3)  # not held while there are more
+        pending = [lease for lease in worker.session.leases if lease.state == pb.PENDING]
+        assert len(pending) <= 40
+        hashes = {DigestFunction.BLAKE3.digest(lease.payload.value).hash for lease in pending}
+        assert {one.digest_function for one in worker.lease_metadata.values()} == {re.DigestFunction.BLAKE3}
+        assert worker.lease_metadata.keys() == hashes
+        offered |= hashes
+        for lease in pending:
+            lease.state = pb.ACTIVE
+    assert offered == {digest.hash for digest in digests}
+    assert len(worker.session.leases) == len(digests)
+    for stream in streams:
+        await stream.close()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_worker_of_ours_is_told_a_payload_once_and_a_stock_worker_every_time(grid: Grid, ours: bool) -> None:
+    stream = await started(grid)
+    worker = await grid.worker(ours=ours)
+    [lease] = await worker.take()
+    assert lease.HasField("payload")
+    more = await started(grid, "more")  # the poll of a worker of ours is held otherwise
+    worker.session.worker.configs[0].value = "2"
+    await worker.update()
+    [told] = [one for one in worker.session.leases if one.id == lease.id]
+    assert (told.state, told.HasField("payload")) == (pb.ACTIVE, not ours)
+    await stream.close()
+    await more.close()
+
+
 async def test_a_lease_whose_answer_was_lost_is_offered_again(grid: Grid) -> None:
     """BOT-13."""
     stream = await started(grid)
@@ -242,7 +281,7 @@ async def test_what_a_terminating_bot_gives_back_costs_no_attempt(tmp_path: Path
 
 async def test_the_work_of_a_bot_that_falls_silent_is_done_by_another(tmp_path: Path) -> None:
     """BOT-19, ERR-13."""
-    async with open_grid(tmp_path, bots={"silence_seconds": 0.5}) as grid:
+    async with open_grid(tmp_path, bots={"silence_seconds": 0.5, "heartbeat_seconds": 0.1}) as grid:
         stream = await started(grid)
         behind = await started(grid, "behind")
         lost = await grid.worker("lost")
@@ -258,7 +297,7 @@ async def test_the_work_of_a_bot_that_falls_silent_is_done_by_another(tmp_path: 
 
 
 async def test_a_bot_that_comes_back_after_its_time_is_taken_in_without_what_it_lost(tmp_path: Path) -> None:
-    async with open_grid(tmp_path, bots={"silence_seconds": 0.3}) as grid:
+    async with open_grid(tmp_path, bots={"silence_seconds": 0.3, "heartbeat_seconds": 0.09}) as grid:
         stream = await started(grid)
         worker = await grid.worker()
         await worker.take()
@@ -321,7 +360,7 @@ async def test_a_result_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> 
 
 async def test_a_lease_that_lasts_too_long_is_taken_away(tmp_path: Path) -> None:
     """POL-05: an action without a timeout has the server's."""
-    async with open_grid(tmp_path, max_execution_seconds=0.5) as grid:
+    async with open_grid(tmp_path, max_execution_seconds=0.3, lease_grace_seconds=0.2) as grid:
         stream = await started(grid)
         worker = await grid.worker()
         await worker.take()
@@ -382,7 +421,7 @@ async def test_polls_are_answered_at_once_when_the_scheduler_stops(grid: Grid) -
     worker = await grid.worker()
     poll = worker.poll()
     assert await nothing_happens(poll)
-    grid.process.stopping.set()
+    grid.stop()
     assert not (await asyncio.wait_for(poll, 2)).leases
 
 

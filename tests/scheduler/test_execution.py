@@ -287,6 +287,12 @@ async def test_what_is_no_action_or_no_command_is_invalid(grid: Grid, garbage: b
         await grid.client.execute(await grid.client.upload(command_digest=command)).next()
 
 
+async def test_an_action_that_is_too_large_is_refused_with_what_to_do(grid: Grid) -> None:
+    """Answers to workers hold the Actions of many leases."""
+    with pytest.raises(InvalidRequest, match=r"larger than the 65536 bytes .* belong in its Command"):
+        await grid.client.execute(await grid.client.upload("true", salt=bytes(64 * 1024))).next()
+
+
 async def test_an_action_without_documents_is_invalid(grid: Grid) -> None:
     """ACT-01, ACT-02, EXE-11."""
     with pytest.raises(InvalidRequest):
@@ -438,7 +444,7 @@ async def test_a_stream_in_which_nothing_happens_repeats_itself(tmp_path: Path) 
 async def test_a_scheduler_that_stops_sends_its_clients_away_at_once(grid: Grid) -> None:
     stream = grid.client.execute(await grid.client.upload("true"))
     await stream.next()
-    grid.process.stopping.set()
+    grid.stop()
     with pytest.raises(Unavailable):
         await stream.next()
 

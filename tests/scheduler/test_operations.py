@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,24 @@ async def test_a_list_is_paged_without_duplicates(grid: Grid) -> None:
         await stream.close()
 
 
+async def test_a_page_has_no_more_than_clients_accept(grid: Grid) -> None:
+    worker = await grid.worker()
+    for number in range(6):
+        stream = await started(grid, "true", str(number))
+        await worker.run(pb.ActionResult(stdout_raw=bytes(1_500_000 if number else 5_000_000)))
+        await stream.response()
+    sizes: list[int] = []
+    token = ""
+    while True:
+        page = await listed(grid, page_token=token)
+        sizes.append(len(page.operations))
+        token = page.next_page_token
+        if not token:
+            break
+        assert page.ByteSize() < 4 * 2**20 or len(page.operations) == 1
+    assert sizes == [1, 2, 2, 1]  # the first is too large in itself
+
+
 async def test_a_list_can_be_narrowed_to_a_stage(grid: Grid) -> None:
     done, cancelled = await started(grid, "done"), await started(grid, "cancelled")
     await grid.client.cancel(cancelled.name)
@@ -140,6 +159,11 @@ async def test_a_list_can_be_narrowed_to_a_stage(grid: Grid) -> None:
         await stream.close()
 
 
+def encoded(text: str) -> str:
+    """Return *text* as page tokens are written."""
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -147,6 +171,9 @@ async def test_a_list_can_be_narrowed_to_a_stage(grid: Grid) -> None:
         {"filter": "stage = nonsense"},
         {"page_token": "nonsense"},
         {"page_token": "WzEsMl0="},
+        {"page_token": encoded(f'[1{"0" * 400}, "x"]')},
+        {"page_token": encoded("[" * 10_000)},
+        {"page_token": encoded("[" * 100_000)},
         {"page_size": 1001},
         {"page_size": -1},
         {"name": "nowhere"},

@@ -121,7 +121,7 @@ async def test_operations_queue_and_leases_survive_a_kill(tmp_path: Path, monkey
 async def test_the_work_of_a_worker_that_died_with_the_scheduler_is_done_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bots = {"silence_seconds": 1.0, "reattach_seconds": 0.5}
+    bots = {"silence_seconds": 1.0, "heartbeat_seconds": 0.3, "reattach_seconds": 0.5}
     async with open_site(tmp_path, monkeypatch, bots=bots) as site:
         stream = site.client.execute(await site.client.upload("true"))
         await stream.next()

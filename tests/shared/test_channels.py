@@ -283,6 +283,14 @@ async def test_tries_end_with_the_callers_time() -> None:
     assert len(inner.timeouts) > 1
 
 
+async def test_tries_end_with_the_patience_though_the_caller_has_time() -> None:
+    inner = Flaky(failures=10**9)
+    impatient = RetryingChannel(inner, first_delay_seconds=0.001, max_delay_seconds=0.004, patience_seconds=0.05)
+    with pytest.raises(Unavailable, match="restarting"):
+        await asyncio.wait_for(unary_unary(impatient, timeout=60), 5)
+    assert len(inner.timeouts) > 1
+
+
 async def test_a_wait_that_the_server_asks_for_is_not_begun_when_it_outlasts_the_caller() -> None:
     inner = Flaky(failures=10**9, error=Unavailable("come back tomorrow", retry_after_seconds=86400))
     with pytest.raises(Unavailable):

@@ -128,6 +128,15 @@ def test_missing_blobs_are_the_only_detail_and_nothing_but_missing() -> None:
     assert missing_violation(DIGEST).type == "MISSING"
 
 
+def test_a_status_in_a_response_leaves_room_for_the_rest_and_says_how_many_are_missing() -> None:
+    missing = errors.MissingBlobs([DigestFunction.SHA256.digest(b"%d" % number) for number in range(30_000)])
+    status = status_message(missing)
+    named = detail(status, error_details_pb2.PreconditionFailure).violations
+    assert 1.9 * 2**20 < status.ByteSize() < 2 * 2**20 + 1_000
+    assert len(named) > 10_000
+    assert "30000 inputs missing" in status.message
+
+
 def test_a_status_in_a_response_names_all_missing_blobs() -> None:
     """ERR-04."""
     digests = [DigestFunction.SHA256.digest(str(number).encode()) for number in range(1000)]

@@ -118,8 +118,20 @@ class Bench:
     directory: Path
     executor: LocalExecutor
     store: MemoryStore
-    cache: InputCache
+    inputs: Inputs
     workspace: Workspace
+
+    @property
+    def cache(self) -> InputCache:
+        return self.inputs.cache
+
+    def neighbour(self) -> Bench:
+        """Return another slot of the same worker."""
+        workspace = Workspace(self.directory / "slots" / "1")
+        workspace.clear()
+        runner = HostToolsRunner(workspace, fixed_path=None, kill_grace_seconds=0.2)
+        executor = LocalExecutor("w1", self.store, self.inputs, workspace, runner, Limits(60, 86_400), SystemClock())
+        return Bench(self.directory, executor, self.store, self.inputs, workspace)
 
     async def execute(
         self,
@@ -182,11 +194,11 @@ def make_bench(
     fixed = directory / "slot"
     fixed.mkdir(exist_ok=True)
     runner = HostToolsRunner(workspace, fixed_path=fixed if fixed_path else None, kill_grace_seconds=0.2)
-    stager = Stager(cache.path, *([link] if link else []))
+    stager = Stager(cache.path, cache.is_private, *([link] if link else []))
     inputs = Inputs(TreeLoader(store), cache, stager)
     limits = Limits(default_timeout_seconds, 86_400)
     executor = LocalExecutor("w1", store, inputs, workspace, runner, limits, SystemClock())
-    return Bench(directory, executor, store, cache, workspace)
+    return Bench(directory, executor, store, inputs, workspace)
 
 
 def names(entries: Sequence[pb.FileNode | pb.DirectoryNode | pb.SymlinkNode]) -> list[str]:

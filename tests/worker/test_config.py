@@ -31,6 +31,7 @@ def test_a_property_has_one_value_or_several() -> None:
     ("settings", "path"),
     [
         ({"slots": 0}, "worker.slots"),
+        ({"slots": 1001}, "worker.slots"),
         ({"slotz": 1}, "worker.slotz"),
         ({"platform": {"a": 1}}, "worker.platform.a"),
         ({"runner": "docker"}, "worker.runner"),

@@ -22,9 +22,27 @@ def states(leases: Leases) -> dict[str, bots_pb2.LeaseState]:
 
 def test_a_new_lease_is_started_and_told_as_active() -> None:
     leases = Leases()
-    changes = leases.answered([lease("a"), lease("b", bots_pb2.ACTIVE)])
+    changes = leases.answered([lease("a"), lease("b")])
     assert [one.id for one in changes.start] == ["a", "b"]
     assert states(leases) == {"a": bots_pb2.ACTIVE, "b": bots_pb2.ACTIVE}
+
+
+def test_a_lease_that_is_active_and_unknown_is_not_started() -> None:
+    """The scheduler takes it to run here, and sends no payload; told without it, it gives the action to another."""
+    leases = Leases()
+    assert leases.answered([lease("a", bots_pb2.ACTIVE)]) == ([], [])
+    assert leases.told() == []
+
+
+def test_the_payload_is_not_told_again() -> None:
+    leases = Leases()
+    offered = lease("a")
+    offered.payload.Pack(pb.Action())
+    [started] = leases.answered([offered]).start
+    assert started.HasField("payload")
+    assert not leases.told()[0].HasField("payload")
+    leases.completed(A, OK, pb.ActionResult())
+    assert not leases.told()[0].HasField("payload")
 
 
 def test_a_lease_that_is_held_already_is_not_started_again() -> None:
@@ -80,6 +98,14 @@ def test_results_that_one_message_cannot_hold_together_are_told_one_after_the_ot
     assert leases.unfinished() == []
     assert leases.answered([lease("b", bots_pb2.ACTIVE)]) == ([], [])
     assert states(leases) == {"b": bots_pb2.COMPLETED}
+
+
+def test_long_lists_of_missing_inputs_are_told_one_after_the_other_as_well() -> None:
+    leases = Leases()
+    leases.answered([lease("a"), lease("b")])
+    for one in (A, B):
+        leases.completed(one, status_pb2.Status(message="x" * (7 * 2**20)), None)
+    assert states(leases) == {"a": bots_pb2.COMPLETED, "b": bots_pb2.ACTIVE}
 
 
 def test_the_outcome_of_a_lease_that_was_taken_away_is_not_told() -> None:

@@ -271,6 +271,8 @@ async def test_node_properties_are_those_that_were_asked_for(bench: Bench) -> No
     assert done.result.output_symlinks[0].node_properties.HasField("mtime")
     done = await bench.execute(line, output_paths=paths, output_node_properties=["mtime"])
     assert not done.result.output_files[0].node_properties.HasField("unix_mode")
+    done = await bench.execute(line, output_paths=paths, output_node_properties=["MTime", "SubtreeReadOnly"])
+    assert not done.result.output_files[0].HasField("node_properties")  # known, and left out
     done = await bench.execute(line, output_paths=paths)
     assert not done.result.output_files[0].HasField("node_properties")
     assert not (await done.tree("d")).root.HasField("node_properties")

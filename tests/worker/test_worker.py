@@ -20,12 +20,13 @@ from google.rpc import code_pb2, error_details_pb2
 from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import read_blob
 from gridwright.digest import DigestFunction
-from gridwright.errors import ConfigurationError
+from gridwright.errors import ConfigurationError, InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2
 from gridwright.settings import validate_settings
 from gridwright.version import VERSION
-from gridwright.wire.process import Process
+from gridwright.wire.call import Call
+from gridwright.wire.process import EXIT_CONFIG, Process
 from gridwright_worker.app import open_app
 from gridwright_worker.config import WorkerFile
 from tests.worker.actions import SHA256, digest_of, message_of, put_action
@@ -221,11 +222,15 @@ async def test_two_workers_cannot_use_one_directory(stage: Stage, monkeypatch: p
 
 
 @asynccontextmanager
-async def worker_process(stage: Stage, **worker: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker_process(
+    stage: Stage, *, stderr: int | None = None, **worker: Any
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a worker as a process of its own, and end it."""
     config = stage.directory / "grid.yaml"
     config.write_text(json.dumps(stage.settings(**worker)))
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gridwright_worker", "--config", str(config))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gridwright_worker", "--config", str(config), stderr=stderr
+    )
     try:
         yield process
     finally:
@@ -252,6 +257,19 @@ async def test_a_worker_without_a_scheduler_stops_as_well(stage: Stage) -> None:
         await until(lambda: (stage.directory / "admin").exists(), seconds=20)
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 0
+
+
+class Choosy(ScriptedScheduler):
+    async def create_bot_session(self, request: bots_pb2.CreateBotSessionRequest, call: Call) -> bots_pb2.BotSession:
+        raise InvalidRequest("capacity '2' is too much", field="bot_session.worker.configs")
+
+
+async def test_a_worker_that_the_scheduler_will_never_have_says_why_and_ends(stage: Stage) -> None:
+    stage.scheduler = Choosy()
+    async with scheduling(stage), worker_process(stage, stderr=asyncio.subprocess.PIPE) as process:
+        _, said = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == EXIT_CONFIG
+    assert b"the scheduler refuses this worker: capacity '2' is too much" in said
 
 
 async def test_a_busy_worker_that_is_told_to_stop_finishes_and_takes_nothing_new(stage: Stage) -> None:

@@ -25,6 +25,8 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ExecutionClient
 from gridwright.wire.rpc import Channel, Metadata
 
+#: A restart of a service takes less; a server that is away for longer before anything has begun may be gone for good.
+START_PATIENCE_SECONDS = 10.0
 #: What else a broken stream looks like, reset by someone in between. It may also be a fault of the
 #: server's, which stays when tried again.
 _RESET = (InternalError, Cancelled, Aborted)
@@ -44,16 +46,26 @@ class Follower:
 
     A stream that breaks is taken up again with WaitExecution, and with Execute where the
     server does not know the operation (any more), so a restart of any service shows as a
-    delay. It gives up when there was no news for *patience_seconds*, and no stream that held.
+    delay. It gives up when there was no news for *patience_seconds*, and no stream that held;
+    sooner while nothing has begun yet that could be lost.
 
     Args:
         channel: how the server is reached; not a retrying one, as this retries.
-        patience_seconds: how long the server may be away.
+        patience_seconds: how long the server may be away once the operation has begun.
+        start_patience_seconds: how long it may be so before.
         metadata: headers for every call, RequestMetadata say.
     """
 
-    def __init__(self, channel: Channel, *, patience_seconds: float = 60.0, metadata: Metadata = ()) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        patience_seconds: float = 60.0,
+        start_patience_seconds: float = START_PATIENCE_SECONDS,
+        metadata: Metadata = (),
+    ) -> None:
         self._client = ExecutionClient(channel)
+        self._start_patience_seconds = start_patience_seconds
         self._patience_seconds = patience_seconds
         self._metadata = metadata
 
@@ -63,7 +75,7 @@ class Follower:
         Raises:
             GridwrightError: the server refuses it, or is away for too long.
         """
-        patience = _Patience(self._patience_seconds)
+        patience = _Patience(self._start_patience_seconds, self._patience_seconds)
         name = ""
         while True:
             patience.begin()
@@ -102,14 +114,15 @@ class _Patience:
     News, or a stream that held for a while, renew it; a stream that breaks at once each time does not.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, start_seconds: float, seconds: float) -> None:
+        self._start_seconds = start_seconds
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._opened = self._loop.time()
         self._last: tuple[str, int] | None = None
         self._delay = _FIRST_DELAY_SECONDS
         self._resets = 0
-        self._give_up = self._opened + seconds
+        self._give_up = self._opened + start_seconds
 
     def begin(self) -> None:
         """A stream is opened."""
@@ -134,7 +147,8 @@ class _Patience:
         await asyncio.sleep(wait)
 
     def _renew(self) -> None:
-        self._give_up = self._loop.time() + self._seconds
+        seconds = self._start_seconds if self._last is None else self._seconds
+        self._give_up = self._loop.time() + seconds
         self._delay = _FIRST_DELAY_SECONDS
         self._resets = 0
 

@@ -23,7 +23,7 @@ from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel, Metadata
 from gridwright.wire.statuses import error_of_status
 from gridwright_cli.execute.action import Wish, describe
-from gridwright_cli.execute.following import Follower
+from gridwright_cli.execute.following import START_PATIENCE_SECONDS, Follower
 from gridwright_cli.execute.input_tree import read_input_tree
 from gridwright_cli.execute.output_files import fetch_outputs, not_produced
 from gridwright_cli.execute.upload import upload
@@ -62,6 +62,8 @@ class Runner:
         self._instance = instance
         self._function = function
         self._metadata = metadata
+        impatient = RetryingChannel(channel, patience_seconds=START_PATIENCE_SECONDS)
+        self._store_at_start: BlobStore = RemoteStore(impatient, instance, metadata=metadata)
         self._store: BlobStore = RemoteStore(RetryingChannel(channel), instance, metadata=metadata)
 
     async def run(
@@ -76,7 +78,7 @@ class Runner:
         """
         tree = await asyncio.to_thread(read_input_tree, inputs, self._function)
         action, documents = describe(wish, tree.root)
-        await upload(self._store, {**tree.blobs, **documents}, streams.report)
+        await upload(self._store_at_start, {**tree.blobs, **documents}, streams.report)
         request = pb.ExecuteRequest(
             instance_name=self._instance,
             action_digest=digest_message(action),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
+from gridwright.blobs.repeated_put import put_repeatedly
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore
 from gridwright.digest import Digest
-from gridwright.errors import InvalidRequest, Unavailable
+from gridwright.errors import InvalidRequest
 from gridwright_cli.execute.input_tree import Source, UnusableInput
-
-#: Larger blobs are streamed from their file, smaller ones travel together.
-_SMALL_BYTES = 1024 * 1024
-#: How much is held in memory at once.
-_BATCH_BYTES = 8 * 1024 * 1024
-_TRIES = 5
-_FIRST_DELAY_SECONDS = 0.2
 
 
 async def upload(store: BlobStore, blobs: Mapping[Digest, Source], on_progress: Callable[[str], None]) -> None:
@@ -30,43 +24,36 @@ async def upload(store: BlobStore, blobs: Mapping[Digest, Source], on_progress: 
     if not missing:
         return
     on_progress(f"uploading {len(missing)} of {len(blobs)} blobs, {sum(one.size_bytes for one in missing):,} bytes")
-    for batch in _batches(sorted(missing, key=lambda digest: digest.size_bytes)):
-        if len(batch) == 1 and batch[0].size_bytes > _SMALL_BYTES:
-            await _stream(store, batch[0], blobs[batch[0]])
-            continue
-        read = await asyncio.to_thread(_read, batch, blobs)
-        for digest, error in (await store.put_many(read)).items():
+    small = {digest: blobs[digest] for digest in missing if digest.size_bytes <= CHUNK_BYTES}
+    if small:
+        for digest, error in (await store.put_many(_Contents(small))).items():
             if error is not None:
                 raise _explained(error, blobs[digest]) from None
+    for digest in missing - small.keys():
+        await _stream(store, digest, blobs[digest])
 
 
-def _batches(digests: list[Digest]) -> Iterator[list[Digest]]:
-    """Yield small blobs together and large ones alone; *digests* come smallest first."""
-    batch: list[Digest] = []
-    size_bytes = 0
-    for digest in digests:
-        if batch and (digest.size_bytes > _SMALL_BYTES or size_bytes + digest.size_bytes > _BATCH_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(digest)
-        size_bytes += digest.size_bytes
-    if batch:
-        yield batch
+class _Contents(Mapping[Digest, bytes]):
+    """The bytes of small blobs, each read when it is asked for, as the store makes up its batches."""
+
+    def __init__(self, sources: Mapping[Digest, Source]) -> None:
+        self._sources = sources
+
+    def __getitem__(self, digest: Digest) -> bytes:
+        return _bytes_of(self._sources[digest])
+
+    def __iter__(self) -> Iterator[Digest]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
 
 
 async def _stream(store: BlobStore, digest: Digest, source: Source) -> None:
-    delay = _FIRST_DELAY_SECONDS
-    for last in (*[False] * (_TRIES - 1), True):
-        try:
-            await store.put(digest, _chunks_of(source))
-            return
-        except Unavailable:
-            if last:
-                raise
-        except InvalidRequest as error:
-            raise _explained(error, source) from None
-        await asyncio.sleep(delay)
-        delay *= 2
+    try:
+        await put_repeatedly(store, digest, lambda: _chunks_of(source))
+    except InvalidRequest as error:
+        raise _explained(error, source) from None
 
 
 async def _chunks_of(source: Source) -> AsyncIterator[bytes]:
@@ -80,10 +67,6 @@ async def _chunks_of(source: Source) -> AsyncIterator[bytes]:
                 yield chunk
     except OSError as error:
         raise UnusableInput(f"cannot read {source}: {error.strerror}") from None
-
-
-def _read(batch: Iterable[Digest], blobs: Mapping[Digest, Source]) -> dict[Digest, bytes]:
-    return {digest: _bytes_of(blobs[digest]) for digest in batch}
 
 
 def _bytes_of(source: Source) -> bytes:

@@ -33,7 +33,7 @@ def up(
     port: Port = 50051,
     console_port: ConsolePort = 8080,
     slots: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="How many actions run at once.", show_default="one per core")
+        int | None, typer.Option(min=1, max=1000, help="How many actions run at once.", show_default="one per core")
     ] = None,
     instance: Annotated[str, typer.Option(help="The name of the instance.")] = "main",
     insecure: Annotated[
@@ -69,8 +69,7 @@ def _up(options: UpOptions) -> int:
     except ValueError as error:
         raise ConfigurationError(f"--instance {options.instance}: {error}") from None
     data = DataDirectory(options.data)
-    with data.locked():
-        console = Console()
+    with data.locked(), Console() as console:
         sessions = [pid for service in SERVICES if (pid := data.noted_pid(service.name))]
         if ended := end_leftovers(sessions, data.path, patience_seconds=_LEFTOVERS_SECONDS):
             console.say(f"ended {ended} processes that a killed `gridwright up` had left here")

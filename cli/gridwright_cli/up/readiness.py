@@ -6,16 +6,14 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Final
-
-from grpc_health.v1 import health_pb2
 
 from gridwright.errors import GridwrightError, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import CapabilitiesClient
 from gridwright.settings import Address
 from gridwright.wire.grpc_channel import GrpcChannel
-from gridwright.wire.rpc import Channel, Method
+from gridwright.wire.health import SERVING, ask_health
+from gridwright.wire.rpc import Channel
 from gridwright_cli.up.grid_file import admin_socket_of, socket_of
 from gridwright_cli.up.options import UpOptions
 
@@ -25,15 +23,6 @@ Probe = Callable[[], Awaitable[None]]
 _ASK_SECONDS = 5.0
 #: There is no event to wait for: the services do not know who started them.
 _ASK_EVERY_SECONDS = 0.1
-
-_CHECK: Final = Method(
-    path="/grpc.health.v1.Health/Check",
-    name="check",
-    request=health_pb2.HealthCheckRequest,
-    response=health_pb2.HealthCheckResponse,
-    client_streaming=False,
-    server_streaming=False,
-)
 
 
 class Readiness:
@@ -48,7 +37,7 @@ class Readiness:
         for name in ("cas", "actioncache", "scheduler"):
             channel = await self._stack.enter_async_context(GrpcChannel(socket_of(name)))
             self._probes[name] = _serves(channel)
-        self._probes["worker"] = _has_session(Address(admin_socket_of("worker")))
+        self._probes["worker"] = has_session(Address(admin_socket_of("worker")))
         gateway = await self._stack.enter_async_context(GrpcChannel(str(self._options.probe_address)))
         self._probes["gateway"] = _knows_instance(gateway, self._options.instance)
         return self
@@ -88,9 +77,8 @@ async def _ask(probe: Probe) -> str:
 
 def _serves(channel: Channel) -> Probe:
     async def probe() -> None:
-        answer = await channel.unary_unary(_CHECK, health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS)
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            raise Unavailable(f"health is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
+        if (health := await ask_health(channel, timeout=_ASK_SECONDS)) != SERVING:
+            raise Unavailable(f"health is {health}")
 
     return probe
 
@@ -103,7 +91,7 @@ def _knows_instance(channel: Channel, instance: str) -> Probe:
     return probe
 
 
-def _has_session(admin: Address) -> Probe:
+def has_session(admin: Address) -> Probe:
     """A worker's readiness covers its own state only; whether the scheduler knows it is told by its status."""
 
     async def probe() -> None:
@@ -112,7 +100,7 @@ def _has_session(admin: Address) -> Probe:
             raise Unavailable(f"HTTP status {status}")
         try:
             state = json.loads(body)["bots"]["state"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise Unavailable("its status page does not say whether it has a session") from None
         if state != "connected":
             raise Unavailable(f"its session at the scheduler is {state}")

@@ -57,9 +57,10 @@ async def run_grid(options: UpOptions, data: DataDirectory, console: Console) ->
     finally:
         announcing.cancel()
         asked.cancel()
-        if requests.stop.is_set():
-            console.say("stopping; once more to be quick about it")
+        by_request = requests.stop.is_set()
         requests.stop.set()
+        if by_request:
+            console.say("stopping; once more to be quick about it")
         for service in STOP_ORDER:
             await keepers[service].stop(requests.hurry)
             data.forget_pid(service.name)

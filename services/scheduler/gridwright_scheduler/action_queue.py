@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from gridwright.clock import Clock
 from gridwright.errors import GridwrightError
 from gridwright_scheduler.board import Board
+from gridwright_scheduler.completing import Completing
 from gridwright_scheduler.database.admissions import Admissions, Admitted, Request
 from gridwright_scheduler.database.cancellations import Cancelled, cancel
 from gridwright_scheduler.database.records import Leased
@@ -67,7 +68,7 @@ class ActionQueue:
         self._metrics = metrics
         self.admissions = Admissions(max_queued=policy.max_queued)
         #: Actions that became COMPLETING, for whoever completes them.
-        self.completing: asyncio.Queue[Settled] = asyncio.Queue()
+        self.completing = Completing()
         self._errands = Commands[Errand[object], object](turns, _run_errands)
         self._admit = Commands[Request, Admitted](
             turns, self.admissions.admit, taken=self._expect, committed=self._admitted
@@ -133,7 +134,7 @@ class ActionQueue:
         self._take(settled.leased.bot, settlement.lease_id)
         match settled.snapshot.state:
             case ActionState.COMPLETING:  # to clients it is EXECUTING as before
-                self.completing.put_nowait(settled)
+                self.completing.add(settled)
             case ActionState.COMPLETED:
                 self._board.publish(settled.snapshot)
                 self._metrics.completed()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gridwright.clock import Clock
 from gridwright.digest import Digest, DigestFunction
+from gridwright.documents import check_command
 from gridwright.errors import MissingBlobs
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.wire.statuses import status_message
@@ -21,7 +22,7 @@ from gridwright_scheduler.queue.names import ActionId, ActionKey, OperationName
 from gridwright_scheduler.queue.platform import requirements_of
 from gridwright_scheduler.queue.responses import from_cache, refused
 from gridwright_scheduler.queue.states import ActionState
-from gridwright_scheduler.queue.validation import check_command, check_platform, timeout_seconds
+from gridwright_scheduler.queue.validation import check_platform, timeout_seconds
 from gridwright_scheduler.result_cache import ResultCache
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,9 @@ class Scheduler:
 
     servicers: Sequence[Servicer]
     status: StatusReport
+    #: To be called before the server drains, also when a background task has failed: what is held open ends at once,
+    #: and nobody is kept waiting by a scheduler that does nothing any more.
+    end_what_is_held: Callable[[], None]
 
 
 @asynccontextmanager
@@ -80,7 +83,10 @@ async def open_app(settings: SchedulerFile, process: Process) -> AsyncIterator[N
         serving(scheduler.servicers, server_options(settings, process)),
         process.admin("scheduler", settings.scheduler.admin, scheduler.status),
     ):
-        yield
+        try:
+            yield
+        finally:
+            scheduler.end_what_is_held()
 
 
 def server_options(settings: SchedulerFile, process: Process) -> ServerOptions:
@@ -106,7 +112,7 @@ async def open_scheduler(settings: SchedulerFile, neighbours: Neighbours, proces
     async with open_database(section.database_url) as database:
         turns = Turns(database)
         operations = Operations(database)
-        bounds = Bounds(section.lease_grace_seconds, section.max_execution_seconds)
+        bounds = Bounds(section.lease_grace_seconds, section.max_execution_seconds + section.lease_grace_seconds)
         dispatcher = Dispatcher(turns, sessions, board, bounds, clock)
         policy = QueuePolicy(max_queued=section.max_queued, max_attempts=section.max_attempts)
         queue = ActionQueue(turns, dispatcher, sessions, board, policy, clock, metrics)
@@ -145,16 +151,16 @@ async def open_scheduler(settings: SchedulerFile, neighbours: Neighbours, proces
         async def status() -> Mapping[str, Any]:
             return {"workers": [repr(session) for session in sessions], "watched": len(board.watched())}
 
-        async def end_what_is_held() -> None:
-            await process.stopping.wait()
+        def end_what_is_held() -> None:
             board.close()
             sessions.stop()
 
-        async with _running(turns.run(), finisher.run(), end_what_is_held()):
+        async with _running(turns.run(), finisher.run()):
+            await keeper.refuse_unknown([instance.name for instance in instances])
             await queue.do(upkeep.hurry_completing)
             await attendance.restore(patience_seconds=section.bots.reattach_seconds)
             async with _running(rounds.run()):
-                yield Scheduler(servicers, status)
+                yield Scheduler(servicers, status, end_what_is_held)
         await cache.close()
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 import structlog
 from sqlalchemy import Connection
 
+from gridwright.errors import Aborted
 from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.database import bots
 from gridwright_scheduler.database.bots import StoredSession
 from gridwright_scheduler.database.records import Leased
-from gridwright_scheduler.queue.names import BotKey, SessionName, in_instance
+from gridwright_scheduler.database.settlements import Settled
+from gridwright_scheduler.queue.names import BotKey, LeaseId, SessionName, in_instance
 from gridwright_scheduler.queue.settling import Retry
 from gridwright_scheduler.sessions import Session, Sessions
 
 log = structlog.get_logger(__name__)
+
+Settling = Sequence[asyncio.Future[Settled | None]]
 
 
 class Attendance:
@@ -34,10 +39,13 @@ class Attendance:
             Unavailable: the database is.
         """
         session = Session(bot, SessionName(in_instance(bot.instance, str(uuid.uuid4()))))
-        held = await self._store(session)
+        stored = StoredSession(bot, session.name)
+        held = await self._queue.do(lambda connection: bots.begin_session(connection, stored))
+        lost = {leased.lease_id for leased in held}
+        if older := self._sessions.find(bot):  # it may have been given more meanwhile
+            lost.update(_unsettled(older))
         self._sessions.begin(session)
-        for leased in held:
-            await asyncio.shield(self._queue.settle(leased.lease_id, Retry(f"worker {bot.bot_id} started anew")))
+        await _committed(self._send(lost, Retry(f"worker {bot.bot_id} started anew")))
         log.info("worker_came", worker=bot.bot_id, session=session.name)
         return session
 
@@ -47,14 +55,17 @@ class Attendance:
         An error instead would make a stock worker kill its jobs and exit.
 
         Raises:
+            Aborted: the bot has begun a newer session at the same time.
             Unavailable: the database is.
         """
-        session = Session(bot, name)
-        held = await self._store(session)
+        stored = StoredSession(bot, name)
+        held = await self._queue.do(lambda connection: bots.adopt_session(connection, stored))
         there = self._sessions.find(bot)
         if there is not None and there.name == name:
             return there  # two calls of one bot came at once, and the other was quicker
-        session.leases.update(Session(bot, name, held).leases)
+        if held is None or there is not None:
+            raise Aborted(f"session {name} of bot {bot.bot_id} is over: the bot has begun a newer one")
+        session = Session(bot, name, held)
         self._sessions.begin(session)
         log.info("worker_adopted", worker=bot.bot_id, session=name, leases=len(held))
         return session
@@ -62,15 +73,16 @@ class Attendance:
     async def end(self, session: Session, reason: str, *, counted: bool) -> None:
         """End *session*; what its bot held is for others, because of *reason*.
 
+        All of it is sent at once, and so is one transaction: if that fails, the session goes on.
+
         Raises:
             Unavailable: the database is.
         """
         stored = StoredSession(session.bot, session.name)
+        settling = self._send(_unsettled(session), Retry(reason, counted))
         await self._queue.do(lambda connection: bots.end_session(connection, stored))
         self._sessions.end(session)
-        for lease in tuple(session.leases.values()):
-            if not lease.is_settling:
-                await asyncio.shield(self._queue.settle(lease.leased.lease_id, Retry(reason, counted)))
+        await _committed(settling)
         log.info("worker_left", worker=session.bot.bot_id, session=session.name, reason=reason)
 
     async def restore(self, *, patience_seconds: float) -> None:
@@ -85,10 +97,16 @@ class Attendance:
             for one in leases:
                 await self._queue.settle(one.lease_id, Retry(f"worker {one.bot.bot_id} is unknown", counted=False))
 
-    async def _store(self, session: Session) -> list[Leased]:
-        stored = StoredSession(session.bot, session.name)
+    def _send(self, leases: Iterable[LeaseId], outcome: Retry) -> Settling:
+        return [self._queue.settle(lease_id, outcome) for lease_id in leases]
 
-        return await self._queue.do(lambda connection: list(bots.begin_session(connection, stored)))
+
+async def _committed(settling: Settling) -> None:
+    await asyncio.gather(*(asyncio.shield(future) for future in settling))
+
+
+def _unsettled(session: Session) -> Collection[LeaseId]:
+    return [lease_id for lease_id, lease in session.leases.items() if not lease.is_settling]
 
 
 def _stored(connection: Connection) -> tuple[list[StoredSession], list[Leased]]:

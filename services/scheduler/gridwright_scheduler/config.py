@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from gridwright.digest import DigestFunction
 from gridwright.instances import FunctionName
 from gridwright.settings import Address, GridSettings, Section, ServerSettings
+
+#: Workers of ours give a call up after 60 seconds; the answer must be on its way well before.
+_MAX_HOLD_SECONDS = 45.0
+#: One word may be late and one be lost.
+_HEARTBEATS_OF_SILENCE = 3
 
 
 class BotsSettings(Section):
     """How workers are kept in touch with."""
 
     hold_seconds: float = Field(default=30.0, gt=0)
-    """How long a worker's call is held while there is nothing to say. Proxies in between must allow for it."""
+    """How long a worker's call is held while there is nothing to say, at most 45: workers hang up after 60 seconds.
+    Proxies in between must allow for it."""
 
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     """How often a busy worker is asked to say a word."""
 
     silence_seconds: float = Field(default=15.0, gt=0)
-    """A worker that said nothing for so long is gone, and what it held is run elsewhere. At least three heartbeats."""
+    """A worker that said nothing for so long is gone, and what it held is run elsewhere. At least three times
+    `heartbeat_seconds`."""
 
     reattach_seconds: float = Field(default=15.0, ge=0)
     """How much longer than `silence_seconds` workers have to come back after a restart of the scheduler."""
 
     stock_digest_function: FunctionName = DigestFunction.SHA256
     """The digest function of workers that are not Gridwright's; actions of another wait for a worker of ours."""
+
+    @field_validator("hold_seconds")
+    @classmethod
+    def _before_workers_hang_up(cls, seconds: float) -> float:
+        if seconds > _MAX_HOLD_SECONDS:
+            raise ValueError(f"write at most {_MAX_HOLD_SECONDS:g}; workers hang up after 60 seconds without an answer")
+        return seconds
+
+    @model_validator(mode="after")
+    def _a_late_word_is_no_silence(self) -> Self:
+        if self.silence_seconds < _HEARTBEATS_OF_SILENCE * self.heartbeat_seconds:
+            raise ValueError(
+                f"silence_seconds ({self.silence_seconds:g}) must be at least {_HEARTBEATS_OF_SILENCE} times "
+                f"heartbeat_seconds ({self.heartbeat_seconds:g}); else workers that are only late are taken for gone"
+            )
+        return self
 
 
 class SchedulerSettings(ServerSettings):
@@ -47,10 +72,12 @@ class SchedulerSettings(ServerSettings):
     """How often an action is tried whose worker is lost or reports a fault of its own."""
 
     max_execution_seconds: float = Field(default=14_400.0, gt=0)
-    """The longest timeout that an action may ask for, and the one of an action that asks for none."""
+    """The longest timeout that an action may ask for, and the one of an action that asks for none. A worker ends
+    actions of the latter kind by its own `worker.default_timeout_seconds`, which is the same unless it is set."""
 
     lease_grace_seconds: float = Field(default=600.0, gt=0)
-    """How much longer than an action's timeout a worker may have it: for inputs, outputs and the way."""
+    """How much longer than an action's timeout, or `max_execution_seconds` if it has none, a worker may have it: for
+    inputs, outputs and the way."""
 
     no_worker_grace_seconds: float = Field(default=300.0, ge=0)
     """How long an action waits that no connected worker can run, before it is refused."""

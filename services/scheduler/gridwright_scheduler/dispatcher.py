@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -40,12 +40,27 @@ class Dispatcher(Step):
         self._bounds = bounds
         self._clock = clock
         self._hints: dict[PlatformId, Requirements] = {}
+        #: Hints that the last look at the queue did not find true, and nobody has given since.
+        self._doubtful: set[PlatformId] = set()
         #: Hears of leases whose bot has gone in the meantime.
         self.orphaned: Callable[[Leased], None] = _ignore
 
     def hint(self, requirements: Requirements) -> None:
         """Something with *requirements* is queued, or is about to be in the turn that begins."""
-        self._hints.setdefault(platform_id(requirements), requirements)
+        platform = platform_id(requirements)
+        self._hints.setdefault(platform, requirements)
+        self._doubtful.discard(platform)
+
+    def compare(self, waiting: Mapping[PlatformId, Requirements]) -> None:
+        """Let hints be what is *waiting* by a look at the whole queue.
+
+        What is not may have been queued since the look: it is dropped if the next one does not find it either.
+        """
+        for platform in self._doubtful - waiting.keys():
+            self._hints.pop(platform, None)
+        for platform, requirements in waiting.items():
+            self._hints.setdefault(platform, requirements)
+        self._doubtful = self._hints.keys() - waiting.keys()
 
     def look(self) -> None:
         """Have a turn if a waiting bot could be given something."""

@@ -15,8 +15,9 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.wire.digests import child_digest
 from gridwright_scheduler.queue.names import ActionKey
 
-#: An Action holds two digests and a few properties; it is stored with every row of the queue.
-_MAX_ACTION_BYTES = 1024 * 1024
+#: An Action holds two digests and a few properties. It is stored with every row of the queue, and the answers to a
+#: worker hold those of many leases.
+_MAX_ACTION_BYTES = 64 * 1024
 #: A Command may hold the arguments of a linker; no larger message could be received either.
 _MAX_COMMAND_BYTES = 16 * 1024 * 1024
 #: Directories read per question while an input tree is walked.
@@ -58,7 +59,9 @@ class Documents:
         digest = key.digest
         if digest.size_bytes > _MAX_ACTION_BYTES:
             raise InvalidRequest(
-                f"action {digest} is larger than the {_MAX_ACTION_BYTES} bytes that are allowed", field="action_digest"
+                f"action {digest} is larger than the {_MAX_ACTION_BYTES} bytes that are allowed; "
+                "large arguments and environments belong in its Command, data in its inputs",
+                field="action_digest",
             )
         try:
             data = await read_blob(self._stores[key.instance], digest)

@@ -13,7 +13,6 @@ from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.database.records import Leased
 from gridwright_scheduler.database.settlements import Settled
 from gridwright_scheduler.documents import Documents, parse_action
-from gridwright_scheduler.queue.names import LeaseId
 from gridwright_scheduler.queue.responses import refused
 from gridwright_scheduler.queue.settling import Announce, Finish, Outcome, Retry
 from gridwright_scheduler.result_cache import ResultCache
@@ -35,18 +34,13 @@ class Finisher:
         self._cache = cache
         self._documents = documents
         self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
-        self._at_work: set[LeaseId] = set()
 
     async def run(self) -> None:
         """Finish actions until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                settled = await self._queue.completing.get()
-                lease_id = settled.leased.lease_id
-                if lease_id in self._at_work:
-                    continue
                 await self._slots.acquire()
-                self._at_work.add(lease_id)
+                settled = await self._queue.completing.take()
                 tasks.create_task(self._finish(settled))
 
     async def _finish(self, settled: Settled) -> None:
@@ -58,7 +52,7 @@ class Finisher:
             # It stays COMPLETING, and upkeep brings it back when its time is up.
             log.warning("action_not_finished", action=str(leased.key.digest), error=str(error))
         finally:
-            self._at_work.discard(leased.lease_id)
+            self._queue.completing.done(settled)
             self._slots.release()
 
     async def _outcome(self, leased: Leased, response: bytes | None) -> Outcome:

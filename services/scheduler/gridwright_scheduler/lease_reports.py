@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from google.protobuf.message import DecodeError
+
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import InvalidRequest
+from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
 from gridwright.wire.action_results import check_action_result
 from gridwright.wire.call import CallMetadata
 from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.board import Board
+from gridwright_scheduler.database.settlements import Settled
 from gridwright_scheduler.queue.leases import Reconciled, reconcile
 from gridwright_scheduler.queue.names import LeaseId
 from gridwright_scheduler.queue.outcome import Attempt, outcome_of, result_of
@@ -50,14 +54,20 @@ class LeaseReports:
         for lease_id in found.kept:
             self._note_progress(session.leases[lease_id], reported[lease_id], metadata)
         ended = self._outcomes(session, found, reported, terminating=told.status == pb.BOT_TERMINATING)
+        await self._settle(session, ended)
+        return News(urgent=bool(found.dropped), to_answer=bool(ended or found.superfluous or found.offered_again))
+
+    async def _settle(self, session: Session, ended: Mapping[LeaseId, Outcome]) -> None:
+        settling: list[asyncio.Future[Settled | None]] = []
         for lease_id, outcome in ended.items():
             held = session.leases[lease_id]
-            if not held.is_settling:
+            if held.settling is None or not held.is_settling:
                 held.settling = self._queue.settle(lease_id, outcome)
-        settling = [held.settling for held in session.leases.values() if held.settling is not None]
-        if settling:
-            await asyncio.gather(*(asyncio.shield(future) for future in settling))
-        return News(urgent=bool(found.dropped), to_answer=bool(settling or found.superfluous or found.offered_again))
+            settling.append(held.settling)
+        results = await asyncio.gather(*(asyncio.shield(future) for future in settling))
+        for lease_id, settled in zip(ended, results, strict=True):
+            if settled is None:  # not the current lease any more, and nobody else tells the session
+                session.leases.pop(lease_id, None)
 
     def _outcomes(
         self, session: Session, found: Reconciled, reported: Mapping[LeaseId, pb.Lease], *, terminating: bool
@@ -89,9 +99,18 @@ class LeaseReports:
         held.reports += 1
         unique = held.leased.lease_id.rpartition("/")[2]
         progress = metadata.binary(f"partial-execution-metadata-{unique}-bin")
-        if progress is not None and progress != held.progress:
+        if progress is not None and progress != held.progress and _is_metadata(progress):
             held.progress = progress
             self._board.publish(replace(held.leased.snapshot(), progress=progress))
+
+
+def _is_metadata(data: bytes) -> bool:
+    """Whether it can be merged into what clients are shown."""
+    try:
+        re.ExecutedActionMetadata.FromString(data)
+    except DecodeError:
+        return False
+    return True
 
 
 def _fault_of(lease: pb.Lease, action: Digest) -> str:

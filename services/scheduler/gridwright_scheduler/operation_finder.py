@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from gridwright.errors import OperationNotFound, Unavailable
+from gridwright.errors import OperationNotFound
 from gridwright_scheduler.answered import AnsweredOperations
 from gridwright_scheduler.database.operations import Operations
 from gridwright_scheduler.database.records import OperationRecord
@@ -27,10 +25,7 @@ class OperationFinder:
         """
         if record := self._answered.find(name):
             return record
-        try:
-            found = await self._operations.find(name)
-        except SQLAlchemyError as error:
-            raise Unavailable("the scheduler's database does not answer; try again") from error
+        found = await self._operations.find(name)
         if found is None:
             raise OperationNotFound(name)
         return found

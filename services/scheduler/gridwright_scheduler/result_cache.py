@@ -53,14 +53,15 @@ class ResultCache:
             inline_stderr=request.inline_stderr,
             inline_output_files=request.inline_output_files,
         )
-        async with self._slots:
-            try:
+        try:
+            # Also round the wait for a slot: behind a cache that hangs, each would wait for all before it.
+            async with asyncio.timeout(self._lookup_seconds), self._slots:
                 result = await self._lookups.get_action_result(question, timeout=self._lookup_seconds)
-            except NotFound:
-                result = None
-            except (GridwrightError, TimeoutError) as error:
-                self._complain(error)
-                return None
+        except NotFound:
+            result = None
+        except (GridwrightError, TimeoutError) as error:
+            self._complain(error)
+            return None
         self._complain(None)
         return result
 
@@ -85,7 +86,8 @@ class ResultCache:
     def _complain(self, trouble: Exception | None) -> None:
         """Log that lookups fail once an outage, not once an action."""
         if trouble is not None and not self._failing:
-            log.warning("cache_lookups_fail", error=str(trouble), effect="every lookup is a miss until it answers")
+            error = str(trouble) or "no answer in time"
+            log.warning("cache_lookups_fail", error=error, effect="every lookup is a miss until it answers")
         elif trouble is None and self._failing:
             log.info("cache_answers")
         self._failing = trouble is not None

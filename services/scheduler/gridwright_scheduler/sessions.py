@@ -49,7 +49,7 @@ class Session:
         #: Whether the bot says that it is well, and may be given work (checklist BOT-07).
         self.healthy = False
         self.leases = {leased.lease_id: HeldLease(leased) for leased in leases}
-        #: When the bot was last heard of.
+        #: When the bot was last heard of, by the monotonic clock: a step of the other one ends no session.
         self.seen_at = 0.0
         self._poll: Poll | None = None
 
@@ -142,7 +142,7 @@ class Sessions:
 
     def begin(self, session: Session, *, patience_seconds: float = 0.0) -> None:
         """Make *session* the one of its bot; it may be silent for *patience_seconds* more than others at first."""
-        session.seen_at = self._clock.now() + patience_seconds
+        session.seen_at = self._clock.monotonic() + patience_seconds
         older = self._by_bot.get(session.bot)
         self._by_bot[session.bot] = session
         if older is not None:
@@ -156,11 +156,11 @@ class Sessions:
 
     def heard_of(self, session: Session) -> None:
         """Note that the bot is alive."""
-        session.seen_at = self._clock.now()
+        session.seen_at = self._clock.monotonic()
 
     def silent(self) -> Sequence[Session]:
         """Return the sessions of which nothing was heard for too long."""
-        limit = self._clock.now() - self._silence_seconds
+        limit = self._clock.monotonic() - self._silence_seconds
         return [one for one in self._by_bot.values() if not one.polling and one.seen_at < limit]
 
     def idle(self) -> Sequence[IdleWorker]:

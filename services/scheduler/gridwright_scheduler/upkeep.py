@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 from google.rpc import code_pb2
@@ -16,12 +16,12 @@ from gridwright.wire.statuses import status_message
 from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.attendance import Attendance
 from gridwright_scheduler.board import Board
-from gridwright_scheduler.database import upkeep
+from gridwright_scheduler.database import bots, upkeep
 from gridwright_scheduler.database.operations import Operations
 from gridwright_scheduler.database.settlements import Settled
 from gridwright_scheduler.dispatcher import Dispatcher
 from gridwright_scheduler.metrics import QueueMetrics
-from gridwright_scheduler.queue.names import PlatformId
+from gridwright_scheduler.queue.names import LeaseId, PlatformId
 from gridwright_scheduler.queue.patience import Patience
 from gridwright_scheduler.queue.platform import Requirements, why_nobody_serves
 from gridwright_scheduler.queue.responses import TIMEOUT_MESSAGE, failed, refused
@@ -36,6 +36,9 @@ _ROUND_SECONDS = 1.0
 _SLOW_LOOK_ROUNDS = 10
 #: Rounds between looks for what is old.
 _RETENTION_ROUNDS = 5
+#: Bounds how long one look for what is old keeps the other duties waiting.
+_RETENTION_CHUNKS = 20
+_ORPHANED = "its worker left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Watchman:
     sessions: Sessions
     attendance: Attendance
     clock: Clock
+    #: Leases that no session held at the last look.
+    suspects: set[LeaseId] = field(default_factory=set)
 
     async def end_silent_sessions(self) -> None:
         """Give what silent bots hold to others (checklist BOT-19)."""
@@ -57,9 +62,21 @@ class Watchman:
         late = await self.queue.do(lambda connection: upkeep.overdue(connection, now=self.clock.now()))
         for one in late:
             if one.state is ActionState.COMPLETING:
-                self.queue.completing.put_nowait(Settled(one.leased, one.leased.snapshot(), one.response, None))
+                self.queue.completing.add(Settled(one.leased, one.leased.snapshot(), one.response, None))
             else:
                 await asyncio.shield(self.queue.settle(one.leased.lease_id, _too_late(one)))
+
+    async def give_back_orphans(self) -> None:
+        """Give to others what no bot holds that should, for example since the database failed as its bot left.
+
+        At one look a lease may be on its way into a session, or out of the table; not at two.
+        """
+        current = await self.queue.do(bots.current_leases)
+        orphans = set(current).difference(*(session.leases for session in self.sessions))
+        settling = [self.queue.settle(one, Retry(_ORPHANED, counted=False)) for one in orphans & self.suspects]
+        self.suspects.clear()
+        self.suspects.update(orphans)
+        await asyncio.gather(*(asyncio.shield(one) for one in settling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +95,7 @@ class QueueKeeper:
         """Find work that a hint missed, and refuse what nobody can do."""
         waiting = await self.queue.do(upkeep.waiting)
         needs = {platform: one.requirements for platform, one in waiting.items()}
-        for requirements in needs.values():
-            self.dispatcher.hint(requirements)
+        self.dispatcher.compare(needs)
         self.dispatcher.look()
         await self._refuse_hopeless(needs)
         metrics.standing(
@@ -97,11 +113,26 @@ class QueueKeeper:
                 if snapshot.state is ActionState.COMPLETED:
                     self.board.publish(snapshot)
 
+    async def refuse_unknown(self, known: Collection[str]) -> None:
+        """End what an earlier process took in for instances that are not among *known*, those of the settings now."""
+        error = FailedPrecondition("this grid no longer has the instance of this action; execute it in another")
+        response = refused(status_message(error))
+        gone = await self.queue.do(
+            lambda connection: upkeep.refuse_unknown(connection, known=known, response=response, now=self.clock.now())
+        )
+        if gone:
+            log.warning("actions_of_unknown_instances_refused", actions=gone, instances=sorted(known))
+
     async def forget_old(self, *, retention_seconds: float) -> None:
         """Delete a bounded number of actions that finished long ago."""
         before = self.clock.now() - retention_seconds
-        gone = await self.queue.do(lambda connection: upkeep.forget_finished(connection, before=before))
-        if gone:
+        some = False
+        for _ in range(_RETENTION_CHUNKS):  # each in a turn that it shares with whoever has something to write
+            gone = await self.queue.do(lambda connection: upkeep.forget_finished(connection, before=before))
+            some = some or gone > 0
+            if gone < upkeep.CHUNK:
+                break
+        if some:
             await self.queue.do(self._forget_platforms)
 
     def _forget_platforms(self, connection: Connection) -> None:
@@ -112,7 +143,7 @@ class QueueKeeper:
     async def _refuse_hopeless(self, needs: Mapping[PlatformId, Requirements]) -> None:
         offers = self.sessions.offers()
         now = self.clock.now()
-        for platform in self.patience.exhausted(needs, offers, now):
+        for platform in self.patience.exhausted(needs, offers, self.clock.monotonic()):
             why = why_nobody_serves(needs[platform], offers)
             response = refused(status_message(FailedPrecondition(f"nobody can run this action: {why}")))
             log.warning("actions_refused", why=why)
@@ -149,6 +180,7 @@ class Upkeep:
         await self._watchman.give_up_overdue()
         await self._keeper.look_at_queue(self._metrics)
         if number % _SLOW_LOOK_ROUNDS == 0:
+            await self._watchman.give_back_orphans()
             await self._keeper.look_at_watched()
         if number % _RETENTION_ROUNDS == 0:
             await self._keeper.forget_old(retention_seconds=self._retention_seconds)

@@ -67,7 +67,7 @@ async def open_app(settings: WorkerFile, process: Process) -> AsyncIterator[None
         store = BlamelessStore(RemoteStore(RetryingChannel(cas), instance.name, metadata=headers))
         cache = InputCache(CacheFiles(root / "cache"), store, max_bytes=worker.cache_max_bytes)
         await cache.open()
-        inputs = Inputs(TreeLoader(store), cache, Stager(cache.path))
+        inputs = Inputs(TreeLoader(store), cache, Stager(cache.path, cache.is_private))
         metrics = WorkerMetrics(process.registry, cache)
         executors = await _open_executors(worker, name, store, inputs, lock, stack)
         slots = Slots([MeteredExecutor(executor, metrics) for executor in executors], SystemClock())

@@ -9,7 +9,15 @@ from typing import NamedTuple
 import structlog
 from google.rpc import status_pb2
 
-from gridwright.errors import Aborted, FailedPrecondition, GridwrightError, InvalidRequest, NotFound, Unavailable
+from gridwright.errors import (
+    Aborted,
+    ConfigurationError,
+    FailedPrecondition,
+    GridwrightError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2, worker_pb2
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import BotsClient
@@ -129,17 +137,24 @@ class BotsSession:
             delay = min(2 * delay, _MAX_DELAY_SECONDS)
 
     async def _create(self) -> bool:
-        """Begin a session; return whether there is nothing left to do."""
+        """Begin a session; return whether there is nothing left to do.
+
+        Raises:
+            ConfigurationError: the scheduler will never have this worker as it is.
+        """
         if self._terminating and not len(self._leases):
             return True
         session = bots_pb2.BotSession(bot_id=self._bot.bot_id, status=bots_pb2.OK, worker=self._bot.worker)
         trailers: list[tuple[str, str | bytes]] = []
-        answer = await self._bots.create_bot_session(
-            bots_pb2.CreateBotSessionRequest(parent=self._bot.instance, bot_session=session),
-            timeout=_CALL_SECONDS,
-            metadata=self._bot.metadata,
-            on_trailers=trailers.extend,
-        )
+        try:
+            answer = await self._bots.create_bot_session(
+                bots_pb2.CreateBotSessionRequest(parent=self._bot.instance, bot_session=session),
+                timeout=_CALL_SECONDS,
+                metadata=self._bot.metadata,
+                on_trailers=trailers.extend,
+            )
+        except InvalidRequest as error:
+            raise ConfigurationError(f"the scheduler refuses this worker: {error}") from error
         log.info("session_created", session=answer.name)
         # What is held from the session before is offered with the first update, and may be adopted.
         if not len(self._leases):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from gridwright.instances import InstanceName
-from gridwright.settings import Address, ByteSize, GridSettings, Section
+from gridwright.settings import MAX_SLOTS, Address, ByteSize, GridSettings, Section
 
 #: How REAPI's platform lexicon calls what the kernel calls otherwise.
 _ISA = {"x86_64": "x86-64", "aarch64": "arm-a64"}
@@ -54,8 +54,8 @@ class WorkerSettings(Section):
     root: Path = Path("worker")
     """The directory of the input cache and of the slots. One process at a time uses it."""
 
-    slots: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """How many actions run at once; by default as many as there are cores."""
+    slots: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=MAX_SLOTS)
+    """How many actions run at once, 1,000 at most; by default as many as there are cores."""
 
     runner: Literal["hosttools"] = "hosttools"
     """How commands are run. `hosttools`: as plain processes that see the host."""
@@ -66,11 +66,13 @@ class WorkerSettings(Section):
     platform: Platform = Field(default_factory=_this_platform)
     """What the worker offers: property names, each with a value or a list of them."""
 
-    default_timeout_seconds: float = Field(default=3600.0, gt=0)
-    """How long an action may run that says nothing about it."""
+    default_timeout_seconds: float = Field(default=14_400.0, gt=0)
+    """How long an action may run that says nothing about it. By default as `scheduler.max_execution_seconds`, after
+    which the scheduler takes the action away in any case: set both together."""
 
     max_timeout_seconds: float = Field(default=86_400.0, gt=0)
-    """The longest timeout that an action may ask for."""
+    """The longest timeout that an action may ask for. The scheduler refuses what is longer than its
+    `max_execution_seconds` before a worker hears of it; this one is for schedulers that do not."""
 
     kill_grace_seconds: float = Field(default=1.0, ge=0)
     """Between SIGTERM and SIGKILL for an action that ran out of time."""

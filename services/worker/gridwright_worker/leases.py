@@ -60,7 +60,7 @@ class Leases:
         told: list[bots_pb2.Lease] = []
         results_bytes = 0
         for lease in self._held.values():
-            result_bytes = len(lease.result.value)
+            result_bytes = len(lease.result.value) + lease.status.ByteSize()
             if results_bytes and results_bytes + result_bytes > _MAX_RESULTS_BYTES:
                 told.append(_at_work(lease))
             else:
@@ -72,7 +72,8 @@ class Leases:
         """Take in the scheduler's list, which is authoritative.
 
         A lease of ours that it does not list is to be stopped, if it runs still; one that
-        is new is to be started, unless the worker is leaving (not *accepting*).
+        is offered and new is to be started, unless the worker is leaving (not *accepting*). One
+        that is ACTIVE to the scheduler and unknown here was lost here, and has no payload.
         """
         wanted = {LeaseId(lease.id): lease for lease in leases if lease.state != bots_pb2.CANCELLED}
         stop: list[LeaseId] = []
@@ -81,7 +82,7 @@ class Leases:
                 stop.append(lease_id)
         start: list[bots_pb2.Lease] = []
         for lease_id, lease in wanted.items():
-            if lease_id not in self._held and accepting and lease.state in (bots_pb2.PENDING, bots_pb2.ACTIVE):
+            if lease_id not in self._held and accepting and lease.state == bots_pb2.PENDING:
                 self._held[lease_id] = _at_work(lease)
                 self.version += 1
                 start.append(lease)
@@ -110,7 +111,8 @@ class Leases:
 
 
 def _at_work(lease: bots_pb2.Lease) -> bots_pb2.Lease:
-    return bots_pb2.Lease(id=lease.id, payload=lease.payload, state=bots_pb2.ACTIVE, requirements=lease.requirements)
+    """Return what to tell of a lease that runs; its payload would be told with every report, and nobody reads it."""
+    return bots_pb2.Lease(id=lease.id, state=bots_pb2.ACTIVE)
 
 
 def _too_large(size_bytes: int) -> status_pb2.Status:

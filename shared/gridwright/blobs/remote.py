@@ -123,9 +123,10 @@ class RemoteStore(BlobStore):
 
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         kept: dict[Digest, GridwrightError | None] = {}
-        for digest, blob in blobs.items():
+        # Each is asked for when its turn comes: a mapping that reads files holds no more than a batch.
+        for digest in blobs:
             if not _fits(digest):
-                kept[digest] = await self._put_whole(digest, blob)
+                kept[digest] = await self._put_whole(digest, blobs[digest])
         for function, group in _by_function(filter(_fits, blobs)).items():
             for batch in _batches(group):
                 kept |= await self._update_batch(function, {digest: blobs[digest] for digest in batch})

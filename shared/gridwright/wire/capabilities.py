@@ -6,6 +6,7 @@ from collections.abc import Set
 
 from gridwright.auth.identity import Role
 from gridwright.digest import DigestFunction
+from gridwright.documents import OUTPUT_NODE_PROPERTIES
 from gridwright.instances import Instance, Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import Capabilities
@@ -16,8 +17,6 @@ from gridwright.wire.limits import MAX_BATCH_BYTES
 #: Bazel 7 asks for "2.0 to 2.0" and refuses a server whose range does not hold it.
 LOW_API_VERSION = semver_pb2.SemVer(major=2, minor=0)
 HIGH_API_VERSION = semver_pb2.SemVer(major=2, minor=12)
-#: What a worker sets on inputs and reports of outputs (checklist CAP-26).
-_NODE_PROPERTIES = ("mtime", "unix_mode")
 #: Bazel refuses a priority outside the range, so it is as wide as an int32 (checklist CAP-25).
 _PRIORITIES = pb.PriorityCapabilities(
     priorities=[pb.PriorityCapabilities.PriorityRange(min_priority=-(2**31), max_priority=2**31 - 1)]
@@ -47,7 +46,7 @@ def server_capabilities(instance: Instance, roles: Set[Role]) -> pb.ServerCapabi
                 digest_functions=functions,  # type: ignore[arg-type]
                 exec_enabled=Role.EXECUTOR in roles,
                 execution_priority_capabilities=_PRIORITIES,
-                supported_node_properties=_NODE_PROPERTIES,
+                supported_node_properties=sorted(OUTPUT_NODE_PROPERTIES),
             )
         )
     return capabilities

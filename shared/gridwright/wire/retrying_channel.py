@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator
@@ -22,10 +23,24 @@ class RetryingChannel(Channel):
 
     For calls that may safely arrive twice: all those that one service of ours makes to
     another are such. Streams pass through untried; who reads one knows where to resume.
+
+    Args:
+        inner: what is tried.
+        first_delay_seconds: between the first two tries; it doubles.
+        max_delay_seconds: between any two.
+        patience_seconds: for how long the other side may be unavailable; by default as long as the call may take.
     """
 
-    def __init__(self, inner: Channel, *, first_delay_seconds: float = 0.05, max_delay_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        inner: Channel,
+        *,
+        first_delay_seconds: float = 0.05,
+        max_delay_seconds: float = 1.0,
+        patience_seconds: float = math.inf,
+    ) -> None:
         self._inner = inner
+        self._patience_seconds = patience_seconds
         self._first_delay_seconds = first_delay_seconds
         self._max_delay_seconds = max_delay_seconds
 
@@ -39,6 +54,7 @@ class RetryingChannel(Channel):
         on_trailers: OnTrailers | None = None,
     ) -> Response:
         give_up = None if timeout is None else time.monotonic() + timeout
+        patient_until: float | None = None
         delay = self._first_delay_seconds
         while True:
             left = None if give_up is None else max(0.001, give_up - time.monotonic())
@@ -48,7 +64,10 @@ class RetryingChannel(Channel):
                 )
             except Unavailable as error:
                 wait = max(delay * random.uniform(0.5, 1.0), error.retry_after_seconds or 0.0)
-                if give_up is not None and time.monotonic() + wait >= give_up:
+                next_try = time.monotonic() + wait
+                if patient_until is None:
+                    patient_until = time.monotonic() + self._patience_seconds
+                if next_try >= patient_until or (give_up is not None and next_try >= give_up):
                     raise
             await asyncio.sleep(wait)
             delay = min(delay * 2, self._max_delay_seconds)

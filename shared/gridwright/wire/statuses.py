@@ -28,6 +28,9 @@ DOMAIN = "gridwright"
 #: characters for a byte, and the details grow by a third on the way: these two leave 600 bytes for the rest.
 _MAX_TEXT_BYTES = 700
 _MAX_STATUS_BYTES = 4_000
+#: A status in a response must leave room for the rest in the 4 MiB that clients accept. A client that is told of
+#: some missing blobs uploads these, and hears of the others at the next try; the text says how many there are.
+_MAX_DETAILS_BYTES = 2 * 1024 * 1024
 
 #: The status of each error; a subclass without a row of its own has its parent's.
 STATUSES: dict[type[errors.GridwrightError], grpc.StatusCode] = {
@@ -82,23 +85,15 @@ def status_code(error: errors.GridwrightError) -> grpc.StatusCode:
 
 
 def status_message(error: errors.GridwrightError) -> status_pb2.Status:
-    """Return *error* as a google.rpc.Status with all its details, for a field of a response."""
-    return _status(error, str(error), _violations(error))
+    """Return *error* as a google.rpc.Status for a field of a response, with as many violations as there is room for."""
+    return _status(error, str(error), _within(_violations(error), _MAX_DETAILS_BYTES))
 
 
 def trailer_status(error: errors.GridwrightError) -> status_pb2.Status:
     """Return *error* as a google.rpc.Status that fits in trailers, with as many violations as there is room for."""
     text = str(error).encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
-    violations = _violations(error)
-    count = 0
-    if violations:
-        room_bytes = _MAX_STATUS_BYTES - _status(error, text, []).ByteSize() - _ENVELOPE_BYTES
-        for violation in violations:
-            room_bytes -= violation.ByteSize() + _ENVELOPE_BYTES
-            if room_bytes < 0:
-                break
-            count += 1
-    return _status(error, text, violations[:count])
+    room_bytes = _MAX_STATUS_BYTES - _status(error, text, []).ByteSize() - _ENVELOPE_BYTES
+    return _status(error, text, _within(_violations(error), room_bytes))
 
 
 def ok_status() -> status_pb2.Status:
@@ -137,6 +132,15 @@ def missing_violation(digest: Digest) -> Violation:
 
 def _violations(error: errors.GridwrightError) -> Sequence[Violation]:
     return [missing_violation(digest) for digest in error.digests] if isinstance(error, errors.MissingBlobs) else []
+
+
+def _within(violations: Sequence[Violation], room_bytes: int) -> Sequence[Violation]:
+    """Return the first of *violations*, as many as fit."""
+    for count, violation in enumerate(violations):
+        room_bytes -= violation.ByteSize() + _ENVELOPE_BYTES
+        if room_bytes < 0:
+            return violations[:count]
+    return violations
 
 
 def _status(error: errors.GridwrightError, text: str, violations: Sequence[Violation]) -> status_pb2.Status:

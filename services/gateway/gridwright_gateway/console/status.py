@@ -6,20 +6,11 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from grpc_health.v1 import health_pb2
-
 from gridwright.clock import Clock
 from gridwright.errors import GridwrightError
-from gridwright.wire.rpc import Channel, Method
+from gridwright.wire.health import SERVING, ask_health
+from gridwright.wire.rpc import Channel
 
-_CHECK = Method(
-    path="/grpc.health.v1.Health/Check",
-    name="check",
-    request=health_pb2.HealthCheckRequest,
-    response=health_pb2.HealthCheckResponse,
-    client_streaming=False,
-    server_streaming=False,
-)
 _TIMEOUT_SECONDS = 1.0
 _FRESH_SECONDS = 1.0
 
@@ -70,11 +61,10 @@ class HealthChecks:
 async def _check(upstream: Upstream) -> ServiceStatus:
     begun = time.perf_counter()
     try:
-        answer = await upstream.channel.unary_unary(_CHECK, health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_SECONDS)
+        health = await ask_health(upstream.channel, timeout=_TIMEOUT_SECONDS)
     except GridwrightError as error:
         return ServiceStatus(upstream.name, upstream.endpoint, False, str(error) or type(error).__name__, None)
     latency_ms = round((time.perf_counter() - begun) * 1000, 2)
-    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+    if health == SERVING:
         return ServiceStatus(upstream.name, upstream.endpoint, True, "", latency_ms)
-    reason = f"it says {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
-    return ServiceStatus(upstream.name, upstream.endpoint, False, reason, latency_ms)
+    return ServiceStatus(upstream.name, upstream.endpoint, False, f"it says {health}", latency_ms)

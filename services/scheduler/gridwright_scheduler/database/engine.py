@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from gridwright.errors import ConfigurationError
+from gridwright.errors import ConfigurationError, Unavailable
 from gridwright.file_lock import try_lock
 from gridwright_scheduler.database.schema import metadata
 
@@ -100,6 +100,11 @@ class _Lane:
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+
+def no_answer() -> Unavailable:
+    """Return what callers hear when a transaction came to nothing."""
+    return Unavailable("the scheduler's database does not answer; try again")
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from gridwright.errors import GridwrightError, Unavailable
-from gridwright_scheduler.database.engine import Database
+from gridwright.errors import GridwrightError
+from gridwright_scheduler.database.engine import Database, no_answer
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class Turns:
             # The database itself: each command alone would wait, and fail, for the same reason.
             log.error("database_failed", error=str(error))
             for batch in batches:
-                batch.failed(_no_answer())
+                batch.failed(no_answer())
         except SQLAlchemyError as error:
             log.warning("turn_failed", error=str(error), exc_info=error)
             for batch in batches:
@@ -103,7 +103,7 @@ class Turns:
             await self._transaction([part])
         except SQLAlchemyError as error:
             log.error("command_failed", error=str(error), exc_info=error)
-            part.failed(_no_answer())
+            part.failed(no_answer())
 
     async def _transaction(self, batches: Sequence[Batch]) -> None:
         def apply(connection: Connection) -> None:
@@ -200,10 +200,6 @@ class _CommandBatch(Batch, Generic[C, R]):
 
     def parts(self) -> Sequence[Batch]:
         return [_CommandBatch([command], self._apply, self._on_commit) for command in self._commands]
-
-
-def _no_answer() -> Unavailable:
-    return Unavailable("the scheduler's database does not answer; try again")
 
 
 def _retrieve(future: asyncio.Future[R]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from gridwright_scheduler.database.records import (
     leased_of,
     snapshot_of,
 )
-from gridwright_scheduler.database.schema import actions, in_state, platforms
+from gridwright_scheduler.database.schema import actions, bots, in_state, platforms
 from gridwright_scheduler.queue.names import PlatformId
 from gridwright_scheduler.queue.platform import Requirements
 from gridwright_scheduler.queue.states import ActionState
@@ -100,6 +100,17 @@ class Refusal:
             )
             connection.execute(change, [{"b_id": one.action_id} for one in found])
         return [replace(one, state=ActionState.COMPLETED, response=self._response) for one in found]
+
+
+def refuse_unknown(connection: Connection, *, known: Collection[str], response: bytes, now: float) -> int:
+    """End with *response* what belongs to no instance in *known*, and forget its bots; return how many actions."""
+    left = (
+        update(actions)
+        .where(actions.c.instance.not_in(known), actions.c.state < int(ActionState.COMPLETED))
+        .values(state=int(ActionState.COMPLETED), response=response, succeeded=False, give_up_at=None, finished_at=now)
+    )
+    connection.execute(delete(bots).where(bots.c.instance.not_in(known)))
+    return connection.execute(left).rowcount
 
 
 def forget_finished(connection: Connection, *, before: float) -> int:

@@ -21,6 +21,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import worker_pb2
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import Bots
+from gridwright.settings import MAX_SLOTS
 from gridwright.wire.call import Call
 from gridwright.wire.digests import digest_message
 from gridwright_scheduler.attendance import Attendance
@@ -34,9 +35,11 @@ log = structlog.get_logger(__name__)
 
 _ACTION_TYPE = "type.googleapis.com/build.bazel.remote.execution.v2.Action"
 _METADATA_KEY = "executeoperationmetadata-bin"
-#: More would pass the 8 KiB of trailers that clients accept.
-_MAX_TRAILERS = 40
-_MAX_CAPACITY = 1_000
+#: Leases that one answer offers. Each has a trailer, by which the worker knows its digest function, and more would
+#: pass the 8 KiB of trailers that clients accept; the bot has the others as soon as it has begun these.
+_MAX_OFFERED = 40
+#: A stock worker is told the payload of each lease every time: so many of 64 KiB fill half a message of 16 MiB.
+_MAX_STOCK_LEASES = 128
 _MAX_BOT_ID_LENGTH = 256
 _MAX_NAME_LENGTH = 1024
 #: Of the time until the bot hangs up, how much may pass before it is answered (checklist BOT-17).
@@ -151,7 +154,10 @@ class BotsServicer(Bots):
     def _answer(
         self, session: Session, told: pb.BotSession, *, urgent: bool, counts: bool, call: Call | None = None
     ) -> pb.BotSession:
-        """Return the session as the bot should have it; results are not echoed (checklist BOT-15, BOT-16)."""
+        """Return the session as the bot should have it; results are not echoed (checklist BOT-15, BOT-16).
+
+        A worker of ours keeps the payload of what it has begun, and is not told it again.
+        """
         answer = pb.BotSession(
             name=session.name, bot_id=told.bot_id, status=told.status, worker=told.worker, version=told.version
         )
@@ -161,20 +167,20 @@ class BotsServicer(Bots):
         elif self._is_impatient(session):
             heartbeat = _YOUNG_HEARTBEAT_SECONDS
         answer.expire_time.FromNanoseconds(int((self._clock.now() + heartbeat) * 1e9))
+        offered = 0
         for held in session.leases.values():
-            if held.is_settling:
-                continue
-            leased = held.leased
             pending = held.reports == 0
-            if pending and counts:
-                held.offers += 1
-            answer.leases.add(
-                id=leased.lease_id,
-                state=pb.PENDING if pending else pb.ACTIVE,
-                payload=Any(type_url=_ACTION_TYPE, value=leased.action),
-            )
-            if call is not None and len(answer.leases) <= _MAX_TRAILERS:
-                call.add_trailer(_METADATA_KEY, _lease_metadata(held))
+            if held.is_settling or (pending and offered == _MAX_OFFERED):
+                continue
+            lease = answer.leases.add(id=held.leased.lease_id, state=pb.PENDING if pending else pb.ACTIVE)
+            if pending or not session.offer.ours:
+                lease.payload.CopyFrom(Any(type_url=_ACTION_TYPE, value=held.leased.action))
+            if pending:
+                offered += 1
+                if counts:
+                    held.offers += 1
+                if call is not None:
+                    call.add_trailer(_METADATA_KEY, _lease_metadata(held))
         return answer
 
 
@@ -191,7 +197,7 @@ def _describe(session: Session, told: pb.BotSession) -> None:
         properties |= {(one.key, one.value) for one in device.properties}
     ours = any(key == OURS for key, _ in properties)
     session.offer = Offer(session.bot.instance, frozenset(pair for pair in properties if pair[0] != OURS), ours=ours)
-    session.capacity = _capacity(told.worker)
+    session.capacity = _capacity(told.worker) if ours else min(_capacity(told.worker), _MAX_STOCK_LEASES)
     session.healthy = told.status == pb.OK
 
 
@@ -200,9 +206,9 @@ def _capacity(worker: worker_pb2.Worker) -> int:
         if config.key == "capacity":
             value = config.value
             # Python's int() takes other digits than these, and refuses thousands of them with an error of its own.
-            if not (value.isascii() and value.isdecimal() and len(value) <= 9 and 1 <= int(value) <= _MAX_CAPACITY):
+            if not (value.isascii() and value.isdecimal() and len(value) <= 9 and 1 <= int(value) <= MAX_SLOTS):
                 raise InvalidRequest(
-                    f"capacity {value[:20]!r} is not a number from 1 to {_MAX_CAPACITY}",
+                    f"capacity {value[:20]!r} is not a number from 1 to {MAX_SLOTS}",
                     field="bot_session.worker.configs",
                 )
             return int(value)

@@ -9,10 +9,9 @@ from collections.abc import Collection
 
 from google.longrunning import operations_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
-from sqlalchemy.exc import SQLAlchemyError
 
 from gridwright.auth.identity import Role
-from gridwright.errors import InvalidRequest, Unavailable, Unimplemented
+from gridwright.errors import InvalidRequest, Unimplemented
 from gridwright.instances import Instances
 from gridwright.protos.google.longrunning.operations_rpc import Operations as OperationsService
 from gridwright.wire.call import Call
@@ -25,6 +24,14 @@ from gridwright_scheduler.servicers.messages import operation_message, parse_ope
 
 _DEFAULT_PAGE_SIZE = 100
 _MAX_PAGE_SIZE = 1_000
+#: Clients accept messages of 4 MiB; the rest is for the next page's token and the envelope.
+_MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+#: Operations come with their results, of up to 8 MiB each: so few are read at a time.
+_ROWS_PER_READ = 16
+#: The tag and the length of an operation in the response.
+_ENVELOPE_BYTES = 6
+#: A token holds the name of an operation and a time.
+_MAX_TOKEN_LENGTH = 16 * 1024
 #: A client that names no time is answered after this long at the latest.
 _MAX_WAIT_SECONDS = 60.0
 _WAIT_MARGIN = 0.8
@@ -64,7 +71,7 @@ class OperationsServicer(OperationsService):
         """List the operations of an instance, oldest first.
 
         The filter is empty, ``stage = S`` or ``stage != S`` with S queued, executing or completed. Operations that
-        the action cache answered are not listed.
+        the action cache answered are not listed. A page has fewer operations than asked for when these are large.
         """
         instance = self._instances[request.name]
         call.identity.require(Role.EXECUTOR)
@@ -75,16 +82,7 @@ class OperationsServicer(OperationsService):
         size = request.page_size or _DEFAULT_PAGE_SIZE
         states = _parse_filter(request.filter)
         after = _parse_token(request.page_token)
-        try:
-            # One more than asked for tells whether there is another page.
-            records = await self._operations.page(instance.name, states=states, after=after, limit=size + 1)
-        except SQLAlchemyError as error:
-            raise Unavailable("the scheduler's database does not answer; try again") from error
-        page = records[:size]
-        return pb.ListOperationsResponse(
-            operations=[operation_message(one.name, one.snapshot, cancelled=one.cancelled) for one in page],
-            next_page_token=_token(PageStart(page[-1].created_at, page[-1].name)) if len(records) > size else "",
-        )
+        return await self._page(instance.name, states, after, size)
 
     async def cancel_operation(self, request: pb.CancelOperationRequest, call: Call) -> Empty:
         _, name = parse_operation_name(request.name, self._instances)
@@ -115,6 +113,29 @@ class OperationsServicer(OperationsService):
             await watch.finished(seconds, self._board)
             return operation_message(name, watch.snapshot, cancelled=watch.cancelled)
 
+    async def _page(
+        self, instance: str, states: Collection[ActionState], after: PageStart | None, size: int
+    ) -> pb.ListOperationsResponse:
+        """Return at most *size* operations, and at least one if there is one, that fit in a message together."""
+        page = pb.ListOperationsResponse()
+        page_bytes = 0
+        while True:
+            # One more than asked for tells whether there is another page.
+            limit = min(_ROWS_PER_READ, size + 1 - len(page.operations))
+            records = await self._operations.page(instance, states=states, after=after, limit=limit)
+            for record in records:
+                message = operation_message(record.name, record.snapshot, cancelled=record.cancelled)
+                page_bytes += message.ByteSize() + _ENVELOPE_BYTES
+                full = len(page.operations) == size or page_bytes > _MAX_PAGE_BYTES
+                if page.operations and full:
+                    assert after is not None
+                    page.next_page_token = _token(after)
+                    return page
+                page.operations.append(message)
+                after = PageStart(record.created_at, record.name)
+            if len(records) < limit:
+                return page
+
 
 def _parse_filter(text: str) -> Collection[ActionState]:
     if not text.strip():
@@ -137,8 +158,10 @@ def _parse_token(token: str) -> PageStart | None:
     if not token:
         return None
     try:
+        if len(token) > _MAX_TOKEN_LENGTH:
+            raise ValueError
         created_at, name = json.loads(base64.urlsafe_b64decode(token))
         name.encode()
         return PageStart(float(created_at), name)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
         raise InvalidRequest("page_token is not one that this service gave out", field="page_token") from None

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gridwright.blobs.store import BlobStore
 from gridwright.clock import Clock
 from gridwright.digest import Digest, DigestFunction
+from gridwright.documents import check_command, inside
 from gridwright.errors import (
     BlobNotFound,
     FailedPrecondition,
@@ -22,7 +23,7 @@ from gridwright.errors import (
     Unavailable,
 )
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright_worker.execution.documents import check_command, digest_in, fetch_documents, inside, parse
+from gridwright_worker.execution.documents import digest_in, fetch_documents, parse
 from gridwright_worker.execution.executor import ActionTimedOut, Executor
 from gridwright_worker.execution.inputs.cache import InputCache
 from gridwright_worker.execution.inputs.stage import Stager, make_parents, stays_within
@@ -113,11 +114,18 @@ class LocalExecutor(Executor):
         try:
             with _faults_of_the_machine():
                 await self._cleared()
-                command, ended, outputs = await self._run(action, function, timeout_seconds, metadata)
-                self._stamp(metadata.output_upload_start_timestamp)
-                collected = await self._collect(command, function, outputs)
-                await upload(self._store, collected.blobs)
-                self._stamp(metadata.output_upload_completed_timestamp)
+                self._stamp(metadata.input_fetch_start_timestamp)
+                command, tree = await self._load(action, function)
+                outputs = declared_outputs(command)
+                directory = inside(command.working_directory, "", "working_directory")
+                # Held until all is uploaded: inputs can be among the outputs, and a link keeps a file's bytes,
+                # so removing it would free nothing.
+                async with self._inputs.cache.holding(tree.files()):
+                    ended = await self._run(command, tree, directory, outputs, timeout_seconds, metadata)
+                    self._stamp(metadata.output_upload_start_timestamp)
+                    collected = await self._collect(command, function, outputs)
+                    await upload(self._store, collected.blobs)
+                    self._stamp(metadata.output_upload_completed_timestamp)
         finally:
             self._clearing = asyncio.ensure_future(in_thread(self._workspace.clear))
         self._stamp(metadata.worker_completed_timestamp)
@@ -134,29 +142,29 @@ class LocalExecutor(Executor):
             await self._clearing
 
     async def _run(
-        self, action: pb.Action, function: DigestFunction, timeout_seconds: float, metadata: pb.ExecutedActionMetadata
-    ) -> tuple[pb.Command, Ended, list[DeclaredOutput]]:
-        self._stamp(metadata.input_fetch_start_timestamp)
-        command, tree = await self._load(action, function)
-        outputs = declared_outputs(command)
-        working_directory = inside(command.working_directory, "", "working_directory")
-        # Held until the command has ended: a link keeps a file's bytes, so removing it would free nothing.
-        async with self._inputs.cache.holding(tree.files()):
-            await in_thread(self._stage, tree, working_directory, output_parents(outputs))
-            self._stamp(metadata.input_fetch_completed_timestamp)
-            self._stamp(metadata.execution_start_timestamp)
-            ended = await self._runner.run(
-                Run(
-                    arguments=command.arguments,
-                    # Of names that occur twice the last counts (checklist ACT-08).
-                    environment={one.name: one.value for one in command.environment_variables},
-                    working_directory=working_directory,
-                    timeout_seconds=timeout_seconds,
-                )
+        self,
+        command: pb.Command,
+        tree: InputTree,
+        working_directory: str,
+        outputs: list[DeclaredOutput],
+        timeout_seconds: float,
+        metadata: pb.ExecutedActionMetadata,
+    ) -> Ended:
+        await in_thread(self._stage, tree, working_directory, output_parents(outputs))
+        self._stamp(metadata.input_fetch_completed_timestamp)
+        self._stamp(metadata.execution_start_timestamp)
+        ended = await self._runner.run(
+            Run(
+                arguments=command.arguments,
+                # Of names that occur twice the last counts (checklist ACT-08).
+                environment={one.name: one.value for one in command.environment_variables},
+                working_directory=working_directory,
+                timeout_seconds=timeout_seconds,
             )
-            self._stamp(metadata.execution_completed_timestamp)
+        )
+        self._stamp(metadata.execution_completed_timestamp)
         metadata.virtual_execution_duration.FromNanoseconds(int(ended.wall_seconds * 1e9))
-        return command, ended, outputs
+        return ended
 
     async def _load(self, action: pb.Action, function: DigestFunction) -> tuple[pb.Command, InputTree]:
         """Return the documents of *action*.

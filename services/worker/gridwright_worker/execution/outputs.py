@@ -13,9 +13,10 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gridwright.digest import Digest, DigestFunction
+from gridwright.documents import OUTPUT_NODE_PROPERTIES, inside
 from gridwright.errors import FailedPrecondition
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright_worker.execution.documents import digest_message, inside
+from gridwright_worker.execution.documents import digest_message
 from gridwright_worker.execution.inputs.stage import stays_within
 from gridwright_worker.execution.output_trees import OutputTree, is_executable, make_tree, text
 
@@ -87,7 +88,7 @@ class Collector:
         self._command = command
         self._function = function
         self._input_root = input_root
-        self._properties = frozenset(command.output_node_properties)
+        self._properties = OUTPUT_NODE_PROPERTIES & set(command.output_node_properties)
         self._collected = Collected()
         self._kept_bytes = 0
 

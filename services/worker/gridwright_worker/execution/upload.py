@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 
+from gridwright.blobs.repeated_put import put_repeatedly
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore
 from gridwright.digest import Digest
-from gridwright.errors import Unavailable
 from gridwright_worker.execution.batches import SMALL_BYTES, batches
 from gridwright_worker.execution.concurrently import all_of
 from gridwright_worker.execution.threads import in_thread
@@ -15,7 +15,6 @@ from gridwright_worker.execution.threads import in_thread
 #: Below this sum, sending what may be there already is cheaper than to ask first.
 _UNASKED_BYTES = 64 * 1024
 _MAX_TRANSFERS = 4
-_ATTEMPTS = 6
 
 
 async def upload(store: BlobStore, blobs: Mapping[Digest, bytes | str]) -> None:
@@ -53,16 +52,8 @@ async def _put_batch(store: BlobStore, blobs: Mapping[Digest, bytes | str], tran
 
 
 async def _put_large(store: BlobStore, digest: Digest, source: bytes | str, transfers: asyncio.Semaphore) -> None:
-    """Stream one blob; a stream that breaks is begun again, as no channel below can do it."""
     async with transfers:
-        for attempt in range(_ATTEMPTS):
-            try:
-                await store.put(digest, _chunks_of(source))
-                return
-            except Unavailable:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-            await asyncio.sleep(0.1 * 2**attempt)
+        await put_repeatedly(store, digest, lambda: _chunks_of(source))
 
 
 async def _chunks_of(source: bytes | str) -> AsyncIterator[bytes]:

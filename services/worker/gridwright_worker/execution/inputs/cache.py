@@ -5,18 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest
-from gridwright.errors import BlobNotFound, GridwrightError, InternalError, MissingBlobs, ResourceExhausted
+from gridwright.errors import (
+    BlobNotFound,
+    GridwrightError,
+    InternalError,
+    MissingBlobs,
+    ResourceExhausted,
+    Unavailable,
+)
 from gridwright_worker.execution.batches import SMALL_BYTES, batches
 from gridwright_worker.execution.concurrently import all_of
 from gridwright_worker.execution.inputs.files import CacheFiles
+from gridwright_worker.execution.inputs.sharing import Sharing
 from gridwright_worker.execution.inputs.tree import InputFile
 from gridwright_worker.execution.threads import in_thread
+
+log = structlog.get_logger(__name__)
 
 #: So many batches or streams at once, for all slots: what bounds memory.
 _MAX_TRANSFERS = 8
@@ -41,9 +53,13 @@ class InputCache:
 
     Slots share it. A blob is downloaded once, however many actions want it at the same time;
     its hash is checked on the way in. What a running action uses is pinned; of the rest, the
-    least recently used goes when room is needed. Before a file is handed out its size, time
-    and mode are looked at, so what an action as root wrote through its hard link, or a
-    disk cut short, is not handed out again (checklist DIR-08, DIR-09).
+    least recently used goes when room is needed. Before a file is handed out, and when an
+    action lets go of it, its size, time and mode are looked at: what an action wrote through
+    its hard link, or a disk cut short, is not handed out again (checklist DIR-08, DIR-09),
+    actions that had the file beside the one that wrote are to be run again, and from then
+    on each gets a copy of its own. A change after which size, time and mode are as they were
+    is not seen, nor who made one: an action that writes to a file that is not among its own
+    inputs, by a path out of its input root. Hidden changes need isolation of the runner.
 
     The index is in memory, made anew from the directory at each start.
     """
@@ -59,7 +75,8 @@ class InputCache:
         self._pins: Counter[InputFile] = Counter()
         self._pinned_bytes = 0
         self._unpinned = asyncio.Condition()
-        #: Files on their way, each with an event for its end, good or bad.
+        self._sharing = Sharing()
+        #: Files on their way in or out, each with an event for its end, good or bad.
         self._coming: dict[InputFile, asyncio.Event] = {}
         self._transfers = asyncio.Semaphore(_MAX_TRANSFERS)
         self._hits = 0
@@ -79,6 +96,10 @@ class InputCache:
         """Return where a file lies that :meth:`holding` holds."""
         return self._files.path(file)
 
+    def is_private(self, file: InputFile) -> bool:
+        """Return whether to copy *file*, as actions have changed it, in place of linking to it; from any thread."""
+        return self._sharing.is_private(file)
+
     def statistics(self) -> CacheStatistics:
         return CacheStatistics(
             files=len(self._kept),
@@ -91,19 +112,45 @@ class InputCache:
 
     @asynccontextmanager
     async def holding(self, wanted: Collection[InputFile]) -> AsyncIterator[None]:
-        """Have all of *wanted* on disk while the block runs.
+        """Have all of *wanted* on disk while the block runs, which is all that anybody does with them.
 
         Raises:
             MissingBlobs: naming all that the CAS does not hold.
             ResourceExhausted: they are more than the cache may ever hold.
+            Unavailable: one was changed while another action had it as well; whatever came of the block,
+                an error too, may be due to that.
         """
         await self._pin(wanted)
         try:
             await self._check(wanted)
             await self._fetch(wanted)
-            yield
+            async with self._watching(wanted):
+                yield
         finally:
             await self._unpin(wanted)
+
+    @asynccontextmanager
+    async def _watching(self, wanted: Collection[InputFile]) -> AsyncIterator[None]:
+        begun = self._sharing.begin(wanted)
+        suspect: list[InputFile] = []
+        try:
+            try:
+                yield
+            finally:
+                suspect = await self._let_go(wanted, begun)
+        except (GridwrightError, OSError) as failure:
+            if suspect:
+                raise _untrusted(suspect) from failure
+            raise
+        if suspect:
+            raise _untrusted(suspect)
+
+    async def _let_go(self, wanted: Collection[InputFile], begun: int) -> list[InputFile]:
+        try:
+            await self._drop_changed(wanted)
+        finally:
+            suspect = self._sharing.end(wanted, begun)
+        return suspect
 
     async def _pin(self, wanted: Collection[InputFile]) -> None:
         """Reserve room for all or none, so that two large actions wait for each other in turn, not crosswise.
@@ -139,15 +186,24 @@ class InputCache:
             self._unpinned.notify_all()
 
     async def _check(self, wanted: Collection[InputFile]) -> None:
+        hits = sum(file in self._kept for file in wanted)
+        self._hits += hits
+        self._misses += len(wanted) - hits
+        await self._drop_changed(wanted)
+
+    async def _drop_changed(self, files: Collection[InputFile]) -> None:
         """Drop those files that are no longer what they were."""
-        present = [file for file in wanted if file in self._kept]
-        self._hits += len(present)
-        self._misses += len(wanted) - len(present)
-        changed = (
-            self._files.changed(present) if len(present) <= _FEW else await in_thread(self._files.changed, present)
-        )
-        for file in changed:
-            self._forget(file)
+        present = [file for file in files if file in self._kept]
+        if len(present) <= _FEW:
+            changed = self._files.changed(present)
+        else:
+            changed = await in_thread(self._files.changed, present)
+            # Meanwhile another action may have dropped one, and it may be here again.
+            changed = self._files.changed([file for file in changed if file in self._kept])
+        if changed:
+            log.info("inputs_changed", files=len(changed), one=str(changed[0].digest))
+            self._sharing.changed(changed)
+            await self._remove(changed)
 
     async def _fetch(self, wanted: Collection[InputFile]) -> None:
         """Bring what is absent; what another action is bringing already is waited for."""
@@ -160,16 +216,25 @@ class InputCache:
                 await coming.wait()
 
     async def _bring(self, files: list[InputFile]) -> None:
-        for file in files:
-            self._coming[file] = asyncio.Event()
-        try:
+        with self._busy_with(files):
             await self._evict()
             missing = [digest for lost in await all_of(self._transfers_of(files)) for digest in lost]
-        finally:
-            for file in files:
-                self._coming.pop(file).set()
         if missing:
             raise MissingBlobs(missing)
+
+    @contextmanager
+    def _busy_with(self, files: Collection[InputFile]) -> Iterator[None]:
+        """Keep others from fetching *files* while the block runs."""
+        end = asyncio.Event()
+        self._coming |= dict.fromkeys(files, end)
+        try:
+            yield
+        finally:
+            end.set()
+            for file in files:
+                # One that came early can have been changed, and be on its way again.
+                if self._coming.get(file) is end:
+                    del self._coming[file]
 
     def _transfers_of(self, files: Iterable[InputFile]) -> Iterator[Coroutine[Any, Any, list[Digest]]]:
         variants: dict[Digest, list[InputFile]] = {}
@@ -223,10 +288,13 @@ class InputCache:
                 if hasher.hexdigest() != digest.hash or incoming.size_bytes != digest.size_bytes:
                     raise InternalError(f"the CAS sent other bytes than those of blob {digest}")
                 incoming.keep_as(first)
-            self._keep(first)
-            for other in others:
-                await in_thread(self._files.copy, first, other)
-                self._keep(other)
+            try:
+                for other in others:
+                    await in_thread(self._files.copy, first, other)
+                    self._keep(other)
+            finally:
+                # Not before: an action that links to it may change what is being copied.
+                self._keep(first)
         return []
 
     def _keep(self, file: InputFile) -> None:
@@ -249,21 +317,27 @@ class InputCache:
             if file not in self._pins:
                 doomed.append(file)
                 excess_bytes -= room_of(file)
-        for file in doomed:
+        if doomed:
+            await self._remove(doomed)
+
+    async def _remove(self, files: Collection[InputFile]) -> None:
+        """Forget *files*; none is downloaded again before it is gone, or the new one would be removed."""
+        for file in files:
             self._forget(file)
-            # Not downloaded again before it is gone, or the new file would be removed.
-            self._coming[file] = asyncio.Event()
-        try:
-            if doomed:
-                await in_thread(self._files.remove, doomed)
-        finally:
-            for file in doomed:
-                self._coming.pop(file).set()
+        with self._busy_with(files):
+            await in_thread(self._files.remove, files)
 
 
 def room_of(file: InputFile) -> int:
     """Return the bytes that a file takes on disk: whole blocks, and its inode."""
     return (file.digest.size_bytes + 4095) // 4096 * 4096 + 256
+
+
+def _untrusted(files: list[InputFile]) -> Unavailable:
+    return Unavailable(
+        "an input was changed by an action that ran beside this one; "
+        f"run again, it gets a copy of its own: {files[0].digest}"
+    )
 
 
 def _both(first: Callable[[bytes], object], second: Callable[[bytes], object], chunk: bytes) -> None:

@@ -20,17 +20,24 @@ Link = Callable[[str, str], None]
 class Stager:
     """Builds input roots; all of it is work on files, to be called in a thread.
 
-    Files are hard links into the cache, read-only: an ordinary user's action cannot write to
-    them. As root the permission bits do not help, and an action may change a file that
-    others share: the cache finds that out before it hands the file out again.
+    Files are hard links into the cache, read-only. That stops no action that means to write:
+    all run as one user, who may change the mode back, or as root, who need not. What is
+    changed in place is changed for all actions that have the file; the cache looks at it
+    before and after each of them, and what was changed once is copied from then on. This
+    sees a change by the file's size, time and mode, and no more: one that puts all three
+    back is not seen. Hidden changes need isolation of the runner.
 
     Args:
         locate: where the cache keeps a file.
+        is_private: whether each action gets its own copy of a file.
         link: makes a hard link, ``os.link``.
     """
 
-    def __init__(self, locate: Callable[[InputFile], str], link: Link = os.link) -> None:
+    def __init__(
+        self, locate: Callable[[InputFile], str], is_private: Callable[[InputFile], bool], link: Link = os.link
+    ) -> None:
         self._locate = locate
+        self._is_private = is_private
         self._link = link
 
     def stage(self, tree: InputTree, root: Path) -> None:
@@ -62,7 +69,7 @@ class Stager:
 
     def _place(self, file: FileEntry, target: str) -> None:
         source = self._locate(file.content)
-        if file.properties is None:
+        if file.properties is None and not self._is_private(file.content):
             try:
                 self._link(source, target)
                 return
