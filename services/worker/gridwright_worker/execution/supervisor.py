@@ -44,6 +44,8 @@ _START_EXIT_CODES = {
     errno.ELOOP: _CANNOT_EXECUTE,
     errno.ENAMETOOLONG: _CANNOT_EXECUTE,
 }
+#: What a command finds at its default: Python ignores some, and whoever started the worker may have (nohup does).
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Request(TypedDict):
@@ -170,7 +172,7 @@ def _start(request: Request) -> int:
             file_actions=[(os.POSIX_SPAWN_DUP2, file, target) for target, file in enumerate(files)],
             setsid=True,
             setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT],
+            setsigdef=_SIGNALS,
         )
     except OSError as failure:
         if exit_code := _START_EXIT_CODES.get(failure.errno or 0):
