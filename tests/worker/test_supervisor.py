@@ -47,6 +47,18 @@ def request(directory: Path, line: str) -> Request:
     }
 
 
+async def test_what_the_worker_was_told_to_ignore_commands_are_not(tmp_path: Path) -> None:
+    """A worker started by nohup ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervisor = await SupervisorProcess.start(tmp_path, None, None)
+        answer = await supervisor.ask(request(tmp_path, "kill -HUP $$; echo survived"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    await supervisor.end()
+    assert answer["exit_code"] == 128 + signal.SIGHUP
+
+
 async def test_it_runs_one_command_after_the_other(tmp_path: Path) -> None:
     supervisor = await SupervisorProcess.start(tmp_path, None, None)
     for number in range(3):
