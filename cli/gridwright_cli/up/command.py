@@ -11,6 +11,7 @@ import typer
 
 from gridwright.errors import ConfigurationError
 from gridwright.instances import InstanceSettings
+from gridwright.settings import MAX_SLOTS
 from gridwright_cli.exits import EXIT_USAGE, complain
 from gridwright_cli.up.console import Console
 from gridwright_cli.up.data_directory import DataDirectory
@@ -33,7 +34,8 @@ def up(
     port: Port = 50051,
     console_port: ConsolePort = 8080,
     slots: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="How many actions run at once.", show_default="one per core")
+        int | None,
+        typer.Option(min=1, max=MAX_SLOTS, help="How many actions run at once.", show_default="one per core"),
     ] = None,
     instance: Annotated[str, typer.Option(help="The name of the instance.")] = "main",
     insecure: Annotated[

@@ -14,7 +14,6 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 
 #: A document is held in memory as a whole; a Directory of 100,000 files has about 10 MB.
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-_HEX = "0123456789abcdef"
 
 M = TypeVar("M", bound=Message)
 
@@ -59,9 +58,10 @@ def digest_in(message: pb.Digest, function: DigestFunction, field: str) -> Diges
     Raises:
         InvalidDigest: it holds none.
     """
-    if len(message.hash) != function.hash_length or message.hash.strip(_HEX) or message.size_bytes < 0:
-        raise InvalidDigest(f"{field} is not a {function.name} digest: {message.hash!r}/{message.size_bytes}")
-    return Digest(function, message.hash, message.size_bytes)
+    try:
+        return Digest.checked(function, message.hash, message.size_bytes)
+    except ValueError as error:
+        raise InvalidDigest(f"{field} is not a {function.name} digest: {error}") from None
 
 
 def digest_message(digest: Digest) -> pb.Digest:
