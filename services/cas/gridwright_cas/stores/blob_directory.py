@@ -23,15 +23,13 @@ from gridwright.errors import (
 )
 from gridwright.file_lock import try_lock
 from gridwright_cas.stores.blob_index import BlobIndex, cost_of
+from gridwright_cas.stores.direct_io import BufferPool
+from gridwright_cas.stores.new_file import NewFile, open_new
 
 _FILE_NAME = re.compile(r"([0-9a-f]+)-(0|[1-9][0-9]{0,18})")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: So many files of one batch are open at the same time: far below the usual limit of 1,024 per process.
 _GROUP = 64
-#: After so many bytes of an upload the kernel is asked to begin writing, so that the last one need not wait for all.
-_WRITEBACK_BYTES = 16 * 1024 * 1024
-#: The kernel takes at most 1,024 buffers at once.
-_MAX_BUFFERS = 1024
 
 
 class BlobDirectory:
@@ -56,6 +54,7 @@ class BlobDirectory:
         self.durable = durable
         self._lock = threading.Lock()
         self._serial = itertools.count()
+        self.buffers = BufferPool()
 
     @classmethod
     def open(cls, path: Path, *, max_bytes: int, durable: bool) -> BlobDirectory:
@@ -147,20 +146,6 @@ class BlobDirectory:
         with self._lock:
             self.index.release(cost_bytes)
 
-    def begin_sync(self, descriptor: int, offset: int, size_bytes: int) -> None:
-        """Let the kernel begin to bring these bytes to the disk, if this directory is durable.
-
-        Linux starts to write what is dirty when it is told that it will not be needed. What is
-        being written stays cached, and bytes that were just written are all dirty.
-        """
-        if self.durable:
-            os.posix_fadvise(descriptor, offset, size_bytes, os.POSIX_FADV_DONTNEED)
-
-    def sync(self, descriptor: int) -> None:
-        """Bring a file's bytes to the disk, if this directory is durable."""
-        if self.durable:
-            os.fdatasync(descriptor)
-
     def publish(self, digest: Digest, path: str, now: float) -> None:
         """Give the temporary file at *path* its name; its room is the blob's from now on."""
         target = self._path_of(digest)
@@ -245,10 +230,8 @@ class Upload:
         self.digest = digest
         self._directory = directory
         self._path = path
-        self._descriptor: int | None = None
+        self._file: NewFile | None = None
         self._written_bytes = 0
-        #: How much of it the kernel was asked to bring to the disk.
-        self._synced_bytes = 0
         self._published = False
         self._closed = False
         self._lock = threading.Lock()
@@ -262,15 +245,12 @@ class Upload:
         with self._lock, disk_errors():
             if self._closed:
                 return
-            if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            if self._file is None:
+                self._file = open_new(self._path, self.digest.size_bytes, self._directory.buffers)
             end = self._written_bytes + sum(map(len, pieces))
             self._directory.reserve(cost_of(end) - cost_of(self._written_bytes))
             self._written_bytes = end
-            _write_all(self._descriptor, pieces)
-            if end - self._synced_bytes >= _WRITEBACK_BYTES:
-                self._directory.begin_sync(self._descriptor, self._synced_bytes, end - self._synced_bytes)
-                self._synced_bytes = end
+            self._file.write(pieces)
 
     def finish(self, now: float) -> None:
         """Make it the blob.
@@ -279,11 +259,11 @@ class Upload:
             DigestMismatch: it has another size than its digest.
         """
         with self._lock, disk_errors():
-            if self._closed or self._descriptor is None:
+            if self._closed or self._file is None:
                 return
             if self._written_bytes != self.digest.size_bytes:
                 raise DigestMismatch(f"{self._written_bytes} bytes came for blob {self.digest}")
-            self._directory.sync(self._descriptor)
+            self._file.complete(durable=self._directory.durable)
             self._directory.publish(self.digest, self._path, now)
             self._published = True
 
@@ -293,9 +273,9 @@ class Upload:
             if self._closed:
                 return
             self._closed = True
-            if self._descriptor is None:
+            if self._file is None:
                 return
-            os.close(self._descriptor)
+            self._file.close()
             if not self._published:
                 self._directory.release(cost_of(self._written_bytes))
                 os.unlink(self._path)
@@ -314,16 +294,6 @@ def disk_errors() -> Iterator[None]:
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
             raise InternalError(f"the file system of the CAS refuses a blob: {error.strerror}") from error
         raise Unavailable(f"the disk of the CAS does not answer: {error.strerror}") from error
-
-
-def _write_all(descriptor: int, pieces: Sequence[bytes]) -> None:
-    left: list[bytes | memoryview] = list(pieces)
-    while left:
-        written = os.writev(descriptor, left[:_MAX_BUFFERS])
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if written:
-            left[0] = memoryview(left[0])[written:]
 
 
 def _scan(root: Path) -> Iterator[tuple[Digest, float]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
@@ -22,6 +23,7 @@ from gridwright.errors import (
     ResourceExhausted,
 )
 from gridwright_cas.stores.blob_directory import BlobDirectory, Upload, disk_errors
+from gridwright_cas.stores.direct_io import LARGE_BYTES, LatelyRead, bypass_cache, read_at
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +31,8 @@ T = TypeVar("T")
 #: Reading so little takes less time than handing it to a thread (about 50 µs).
 _INLINE_BYTES = 64 * 1024
 _INLINE_BLOBS = 4
+#: So many chunks are being read while one travels.
+_READ_AHEAD = 2
 #: A buffer of so many pieces is written even if they are small.
 _MAX_PIECES = 512
 _THREADS = 16
@@ -56,6 +60,7 @@ class FilesystemStore(BlobStore):
         self._clock = clock
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="filesystem-store")
         self._flushed_at = clock.now()
+        self._lately_read = LatelyRead()
 
     @classmethod
     @asynccontextmanager
@@ -90,18 +95,20 @@ class FilesystemStore(BlobStore):
             return
         # Opened here, since a thread's answer to a task that was cancelled meanwhile would stay open for ever.
         descriptor = self._directory.open_blob(digest)
-        reading = self._threads.submit(_read, descriptor, digest, offset, end)
+        reads: deque[Future[bytes]] = deque()
         try:
-            while True:
-                chunk = await asyncio.wrap_future(reading)
-                offset += len(chunk)
-                if offset >= end:
-                    yield chunk
-                    break
-                reading = self._threads.submit(_read, descriptor, digest, offset, end)
-                yield chunk
+            read = _read_direct if self._goes_past_cache(digest, descriptor, end - offset) else _read
+            for start in range(offset, end, CHUNK_BYTES):
+                reads.append(self._threads.submit(read, descriptor, digest, start, min(start + CHUNK_BYTES, end)))
+                if len(reads) > _READ_AHEAD:
+                    yield await asyncio.wrap_future(reads.popleft())
+            while reads:
+                yield await asyncio.wrap_future(reads.popleft())
         finally:
-            _close_after(reading, descriptor)
+            if reads:
+                self._threads.submit(_close_after, reads, descriptor)
+            else:
+                os.close(descriptor)
 
     async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         if digest.size_bytes > self._index.max_bytes:
@@ -161,6 +168,13 @@ class FilesystemStore(BlobStore):
             self._flushed_at = now
             self._threads.submit(self._directory.write_touches)
         return there
+
+    def _goes_past_cache(self, digest: Digest, descriptor: int, size_bytes: int) -> bool:
+        """Whether a read is so large, and the first for so long, that it is not worth pages of the cache."""
+        if size_bytes < LARGE_BYTES or self._lately_read.note(digest, self._clock.now()):
+            return False
+        with disk_errors():
+            return bypass_cache(descriptor)
 
     def _read_inline(self, digest: Digest, offset: int, length: int) -> bytes:
         descriptor = self._directory.open_blob(digest)
@@ -223,12 +237,21 @@ async def _gathered(digest: Digest, chunks: AsyncIterable[bytes]) -> bytes:
 
 def _read(descriptor: int, digest: Digest, offset: int, end: int) -> bytes:
     with disk_errors():
-        chunk = os.pread(descriptor, min(CHUNK_BYTES, end - offset), offset)
-    if not chunk:
+        chunk = os.pread(descriptor, end - offset, offset)
+    if len(chunk) < end - offset:
         raise BlobCorrupted(digest)
     return chunk
 
 
-def _close_after(reading: Future[bytes], descriptor: int) -> None:
-    """Close the file once no thread reads it: a reader that was cancelled may have left one at it."""
-    reading.add_done_callback(lambda _: os.close(descriptor))
+def _read_direct(descriptor: int, digest: Digest, offset: int, end: int) -> bytes:
+    with disk_errors():
+        chunk = read_at(descriptor, end - offset, offset)
+    if len(chunk) < end - offset:
+        raise BlobCorrupted(digest)
+    return chunk
+
+
+def _close_after(reads: Collection[Future[bytes]], descriptor: int) -> None:
+    """Close the file once no thread reads it: a reader that was cancelled may have left some at it."""
+    wait(reads)
+    os.close(descriptor)
