@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from blake3 import blake3
@@ -37,15 +39,11 @@ class DigestFunction(IntEnum):
 
     def new(self) -> Hasher:
         """Begin a hash."""
-        if self is DigestFunction.BLAKE3:
-            return blake3()
-        return hashlib.new(self.name.lower(), usedforsecurity=False)
+        return _HASHERS[self]()
 
     def digest(self, data: bytes) -> Digest:
         """Return the digest of *data*."""
-        hasher = self.new()
-        hasher.update(data)
-        return Digest(self, hasher.hexdigest(), len(data))
+        return Digest(self, _HASHERS[self](data).hexdigest(), len(data))
 
     @property
     def empty(self) -> Digest:
@@ -93,6 +91,16 @@ _HASH_LENGTHS = {
     DigestFunction.SHA384: 96,
     DigestFunction.SHA512: 128,
     DigestFunction.BLAKE3: 64,
+}
+
+#: Constructors, which begin with the data that they are given.
+_HASHERS: dict[DigestFunction, Callable[..., Hasher]] = {
+    DigestFunction.SHA256: partial(hashlib.sha256, usedforsecurity=False),
+    DigestFunction.SHA1: partial(hashlib.sha1, usedforsecurity=False),
+    DigestFunction.MD5: partial(hashlib.md5, usedforsecurity=False),
+    DigestFunction.SHA384: partial(hashlib.sha384, usedforsecurity=False),
+    DigestFunction.SHA512: partial(hashlib.sha512, usedforsecurity=False),
+    DigestFunction.BLAKE3: blake3,
 }
 
 _EMPTY = {function: function.digest(b"") for function in DigestFunction}

@@ -1,60 +1,36 @@
 """Settings: one YAML file for the whole grid, environment variables over it, errors with their path.
 
-Each service reads the same file. It takes ``instances``, ``endpoints``, ``auth`` and ``log``,
-which mean the same to all, and its own section; the sections of other services are left
+Each service reads the same file. It takes ``instances``, ``stores``, ``endpoints``, ``auth`` and
+``log``, which mean the same to all, and its own section; the sections of other services are left
 to them. ``GRIDWRIGHT_CAS__LISTEN=127.0.0.1:50071`` sets ``cas.listen``.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from gridwright.errors import ConfigurationError
 from gridwright.instances import InstancesSettings
+from gridwright.sections import Section
+from gridwright.store_settings.named_stores import NamedStores, Root, Use
+from gridwright.store_settings.store import NamedStoreSettings, StoreSettings
 from gridwright.telemetry.logging import LogFormat
 
 #: The sections of the services; every service accepts them all and reads its own.
 SERVICE_SECTIONS = ("cas", "actioncache", "scheduler", "worker", "gateway")
+#: What the services keep that have a `store`.
+_USES = {"cas": Use.BLOBS, "actioncache": Use.RESULTS}
 ENVIRONMENT_PREFIX = "GRIDWRIGHT_"
 #: How many actions one worker may run at once; the scheduler refuses a worker that says more.
 MAX_SLOTS = 1_000
-
-_UNITS = {"": 1, "b": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("kmgt", start=1)
-    for suffix, base in (("", 1024), ("b", 1000), ("ib", 1024))
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
-
-
-def _parse_size(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value)
-    if match is None or match[2].lower() not in _UNITS:
-        raise ValueError(f"{value!r} is not a size; write a number of bytes, or '64kb', '512MiB', '10Gb'")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-#: A number of bytes, also written "64kb" (thousands), "64KiB" or "64k" (1,024).
-ByteSize = Annotated[PositiveInt, BeforeValidator(_parse_size)]
 
 
 class Address(str):
@@ -112,27 +88,6 @@ class Address(str):
             return False
 
 
-class Section(BaseModel):
-    """A part of the settings: unknown keys are errors, and the docstring of a field is its reference."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class OneOf(Section):
-    """A choice, written as a mapping with a single key that says of what kind it is: ``{memory: {…}}``.
-
-    Each field of a subclass is one kind, and None unless it was chosen.
-    """
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
-        if len(given) != 1:
-            known = ", ".join(type(self).model_fields)
-            raise ValueError(f"write exactly one of {known}; given: {', '.join(given) or 'none'}")
-        return self
-
-
 class LogSettings(Section):
     """How this grid logs."""
 
@@ -181,6 +136,9 @@ class GridSettings(InstancesSettings):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    stores: tuple[NamedStoreSettings, ...] = ()
+    """Stores that have a name, for `ref_store`. Each service opens those that its own store refers to."""
+
     endpoints: EndpointsSettings = EndpointsSettings()
     """Where the services find each other."""
 
@@ -189,6 +147,11 @@ class GridSettings(InstancesSettings):
 
     log: LogSettings = LogSettings()
     """How this grid logs."""
+
+    @property
+    def store_roots(self) -> Sequence[Root]:
+        """The stores of this service; a service that has some says so."""
+        return ()
 
 
 S = TypeVar("S", bound=GridSettings)
@@ -205,26 +168,47 @@ def load_settings(model: type[S], *, path: Path | None, environ: Mapping[str, st
     for name, value in sorted(environ.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             _set(data, name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), value, name)
-    for section in SERVICE_SECTIONS:
-        if section not in model.model_fields:
-            data.pop(section, None)
     return validate_settings(model, data, source=source)
 
 
 def validate_settings(model: type[S], data: Mapping[str, Any], *, source: str) -> S:
-    """Return *data* as *model*.
+    """Return *data* as *model*, which leaves the sections of other services to them.
 
     Raises:
-        ConfigurationError: naming each key that is unknown or whose value is bad.
+        ConfigurationError: naming each key that is unknown or whose value is bad, and each composition of stores
+            that makes no sense.
     """
+    others = {name for name in SERVICE_SECTIONS if name not in model.model_fields}
     try:
-        return model.model_validate(data)
+        settings = model.model_validate({name: value for name, value in data.items() if name not in others})
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(step) for step in fault['loc']) or 'settings'}: {_explain(fault)}"
-            for fault in error.errors(include_url=False)
-        ]
-        raise ConfigurationError("\n".join([f"the settings in {source} cannot be used:", *lines])) from None
+        faults = [(_path(fault["loc"], data), _explain(fault)) for fault in error.errors(include_url=False)]
+    else:
+        neighbours = [root for name in others for root in _store_root(name, data.get(name))]
+        faults = [*NamedStores(settings.stores).faults(settings.store_roots, neighbours)]
+        if not faults:
+            return settings
+    lines = [f"{path}: {message}" for path, message in faults]
+    raise ConfigurationError("\n".join([f"the settings in {source} cannot be used:", *lines]))
+
+
+def _path(steps: Sequence[int | str], data: Mapping[str, Any]) -> str:
+    """Return a key as operators write it; a store in the list `stores` goes by its name."""
+    match steps, data:
+        case ("stores", int(index), *rest), {"stores": [*stores]}:
+            entry = stores[index]
+            name = entry.get("name") if isinstance(entry, Mapping) else None
+            steps = ("stores", index if name is None else str(name), *rest)
+        case _:
+            pass
+    return ".".join(map(str, steps)) or "settings"
+
+
+def _store_root(section: str, data: object) -> Iterator[Root]:
+    """Yield the store in the section of another service, which complains itself where that is not one."""
+    if section in _USES and isinstance(data, Mapping) and "store" in data:
+        with suppress(ValidationError):
+            yield Root(f"{section}.store", StoreSettings.model_validate(data["store"]), _USES[section])
 
 
 def _read_file(path: Path) -> dict[str, Any]:

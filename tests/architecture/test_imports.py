@@ -18,7 +18,15 @@ HEARTS = {
 CLI = "gridwright_cli"
 GRPC = ("grpc", "grpc_*")
 # What a heart knows of the shared library: its words, the documents of the protocol, which are data, and their rules.
-WORDS = ("gridwright.digest", "gridwright.errors", "gridwright.clock", "gridwright.file_lock", "gridwright.blobs")
+WORDS = (
+    "gridwright.digest",
+    "gridwright.errors",
+    "gridwright.clock",
+    "gridwright.direction",
+    "gridwright.file_lock",
+    "gridwright.lmdb_file",
+    "gridwright.blobs",
+)
 DOCUMENTS = ("gridwright.protos.*_pb2", "gridwright.documents")
 
 RULES = [

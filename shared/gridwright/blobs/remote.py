@@ -10,7 +10,7 @@ from google.rpc import code_pb2
 
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import BlobNotFound, GridwrightError, InternalError, NotFound, Unavailable
+from gridwright.errors import BlobNotFound, GridwrightError, InternalError, NotFound, Unavailable, Unimplemented
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ContentAddressableStorageClient
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
@@ -30,6 +30,10 @@ _MAX_RESUMES = 8
 
 class RemoteStore(BlobStore):
     """Keeps blobs in another CAS, over its gRPC protocol.
+
+    It compares what it sends and receives with the sizes in the digests, as the protocol
+    does, and so keeps blobs only, no other bytes under their digests. It hears of no
+    removals.
 
     Small blobs travel in batches, larger ones as streams; a download that is cut resumes
     where it was. Wrap the channel in ``RetryingChannel`` to outlast a restart of the CAS.
@@ -59,6 +63,8 @@ class RemoteStore(BlobStore):
         self._metadata = metadata
 
     async def get(self, digest: Digest, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
+        if offset < 0:
+            raise Unimplemented("a CAS over gRPC reads no blob from its end")
         if limit == 0:
             return
         end = digest.size_bytes if limit is None else min(digest.size_bytes, offset + limit)

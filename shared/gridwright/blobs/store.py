@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Set
 from typing import Protocol
 
+from gridwright.blobs.removals import RemovalListener
 from gridwright.digest import Digest
-from gridwright.errors import GridwrightError
+from gridwright.errors import GridwrightError, OutOfRange
 
 #: The size of the pieces in which stores hand out bytes: large enough that the cost of a
 #: chunk vanishes, small enough that a hundred concurrent reads fit in memory.
@@ -22,6 +23,11 @@ class BlobStore(Protocol):
     storage policy is a nest of constructors in ``app.py``. Bulk is the common case: a
     decorator forwards bulk as bulk.
 
+    A leaf keeps the bytes that come under a digest, however many they are, and remembers
+    how many: ``VerifiedStore`` alone compares them with the digest, so that a decorator
+    may keep other bytes under it, as ``CompressedStore`` does. The empty blob of every
+    digest function exists always, and is never kept.
+
     Every method raises ``Unavailable`` when what lies behind the store cannot answer;
     that is never reported as absence.
     """
@@ -29,6 +35,9 @@ class BlobStore(Protocol):
     @abstractmethod
     def get(self, digest: Digest, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
         """Yield the blob's bytes from *offset* on, at most *limit* of them.
+
+        A negative *offset* counts from the end, for footers: -8 begins at the last eight
+        bytes, or at the first one where there are fewer.
 
         Raises:
             BlobNotFound: before the first chunk, never after it.
@@ -59,6 +68,38 @@ class BlobStore(Protocol):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         """Keep small blobs, each whole or not at all; return for each an error, or None."""
         ...
+
+    def on_removal(self, listener: RemovalListener) -> None:
+        """Call *listener*, on the event loop, after blobs went: evicted, expired, or found corrupt.
+
+        A decorator forwards this to the store that decides what is missing; a leaf has ``Removals``.
+        """
+        return None
+
+    @property
+    def announces_removals(self) -> bool:
+        """Whether a listener hears of every removal; where none can (a CAS elsewhere), caches need a time limit.
+
+        A store that has not heard of listeners announces nothing; a decorator forwards the question.
+        """
+        return type(self).on_removal is not BlobStore.on_removal
+
+
+def is_empty(digest: Digest) -> bool:
+    """Whether it is the empty blob, which is always there and never kept (checklist LIF-01)."""
+    return digest.size_bytes == 0 and digest == digest.function.empty
+
+
+def part_of(digest: Digest, stored_bytes: int, offset: int, limit: int | None) -> tuple[int, int]:
+    """Return where a read begins and ends in the *stored_bytes* that are kept under *digest*.
+
+    Raises:
+        OutOfRange: *offset* is larger than the blob.
+    """
+    if offset > stored_bytes:
+        raise OutOfRange(f"offset {offset} is beyond the end of blob {digest}")
+    start = offset if offset >= 0 else max(0, stored_bytes + offset)
+    return start, stored_bytes if limit is None else min(stored_bytes, start + limit)
 
 
 async def read_blob(store: BlobStore, digest: Digest) -> bytes:

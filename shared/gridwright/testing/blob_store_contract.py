@@ -1,10 +1,16 @@
-"""What every BlobStore promises, as tests: subclass it, give a ``store`` fixture, and pass."""
+"""What every BlobStore promises, as tests: subclass it, give a ``store`` fixture, and pass.
+
+What leaves, decorators and bounded stores promise beyond that is in ``leaf_contract``,
+``decorator_contract`` and ``eviction_contract``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +19,13 @@ from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import BlobNotFound, InvalidRequest, OutOfRange
 
 SHA256 = DigestFunction.SHA256
-SIZES = [0, 1, 4095, 4096, 4097, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17]
+#: Around the boundaries of pages, of what is small, of chunks, of batches.
+SIZES = [
+    *(0, 1, 4095, 4096, 4097),
+    *(2**16 - 1, 2**16, 2**16 + 1),
+    *(CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 17),
+    *(4 * CHUNK_BYTES - 1, 4 * CHUNK_BYTES + 1),
+]
 
 
 async def chunks_of(data: bytes, size: int = 65536) -> AsyncIterator[bytes]:
@@ -27,8 +39,18 @@ async def read_all(store: BlobStore, digest: Digest, *, offset: int = 0, limit: 
     return b"".join([chunk async for chunk in store.get(digest, offset=offset, limit=limit)])
 
 
+async def _refused(data: bytes) -> AsyncIterator[bytes]:
+    """Yield *data*, and find it wrong."""
+    async for chunk in chunks_of(data):
+        yield chunk
+    raise InvalidRequest("these bytes are wrong")
+
+
 class BlobStoreContract:
-    """Tests of one store; the subclass provides the fixture ``store``."""
+    """Tests of one store, which takes some 64 MiB; the subclass provides the fixture ``store``."""
+
+    #: Whether ``get`` takes negative offsets; a CAS over gRPC cannot.
+    reads_from_the_end: ClassVar[bool] = True
 
     @pytest.mark.parametrize("size", SIZES)
     async def test_a_blob_streamed_in_comes_out_the_same(self, store: BlobStore, size: int) -> None:
@@ -67,6 +89,30 @@ class BlobStoreContract:
         end = None if limit is None else offset + limit
         assert await read_all(store, digest, offset=offset, limit=limit) == data[offset:end]
 
+    @pytest.mark.parametrize("size", [100, 2**16 + 1, 2 * CHUNK_BYTES + 5])
+    async def test_a_part_can_be_counted_from_the_end(self, store: BlobStore, size: int) -> None:
+        if not self.reads_from_the_end:
+            return
+        data = os.urandom(size)
+        digest = SHA256.digest(data)
+        await store.put(digest, chunks_of(data))
+        for length in (1, 8, size - 1, size):
+            assert await read_all(store, digest, offset=-length) == data[-length:]
+        assert await read_all(store, digest, offset=-size - 1) == data
+        assert await read_all(store, digest, offset=-50, limit=20) == data[-50:-30]
+
+    @pytest.mark.parametrize("size", [2**16 + 1, 4 * CHUNK_BYTES + 1])
+    async def test_a_part_may_begin_and_end_anywhere(self, store: BlobStore, size: int) -> None:
+        data = os.urandom(size)
+        digest = SHA256.digest(data)
+        await store.put(digest, chunks_of(data))
+        edges = sorted({0, 1, 4095, 4096, 2**16 - 1, 2**16, size // 2, size - 1, size})
+        for start in edges:
+            for end in edges:
+                if start <= end:
+                    assert await read_all(store, digest, offset=start, limit=end - start) == data[start:end]
+        assert await read_all(store, digest, offset=size - 10, limit=10**6) == data[-10:]
+
     async def test_reading_from_the_very_end_yields_nothing(self, store: BlobStore) -> None:
         data = os.urandom(100)
         digest = SHA256.digest(data)
@@ -103,25 +149,25 @@ class BlobStoreContract:
         with pytest.raises(BlobNotFound):
             await read_all(store, other)
 
-    async def test_an_upload_that_is_refused_leaves_nothing(self, store: BlobStore) -> None:
-        data = os.urandom(2 * CHUNK_BYTES)
+    @pytest.mark.parametrize("size", [2, 2**17, 2 * CHUNK_BYTES])
+    @pytest.mark.parametrize("came", [0.0, 0.5, 1.0])
+    async def test_an_upload_that_is_refused_leaves_nothing(self, store: BlobStore, size: int, came: float) -> None:
+        data = os.urandom(size)
         digest = SHA256.digest(data)
+        with pytest.raises(InvalidRequest, match="these bytes are wrong"):
+            await store.put(digest, _refused(data[: int(size * came)]))
+        await self.assert_absent(store, digest)
+        await store.put(digest, chunks_of(data))
+        assert await read_all(store, digest) == data
 
-        async def refused() -> AsyncIterator[bytes]:
-            yield data[:CHUNK_BYTES]
-            raise InvalidRequest("these bytes are wrong")
-
-        with pytest.raises(InvalidRequest):
-            await store.put(digest, refused())
-        assert await store.missing({digest}) == {digest}
-
-    async def test_an_upload_that_is_cut_leaves_nothing(self, store: BlobStore) -> None:
-        data = os.urandom(2 * CHUNK_BYTES)
+    @pytest.mark.parametrize("size", [2, 2**17, 2 * CHUNK_BYTES])
+    async def test_an_upload_that_is_cut_leaves_nothing(self, store: BlobStore, size: int) -> None:
+        data = os.urandom(size)
         digest = SHA256.digest(data)
         half_way = asyncio.Event()
 
         async def stalls() -> AsyncIterator[bytes]:
-            yield data[:CHUNK_BYTES]
+            yield data[: size // 2]
             half_way.set()
             await asyncio.Event().wait()
 
@@ -130,7 +176,26 @@ class BlobStoreContract:
         upload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await upload
+        await self.assert_absent(store, digest)
+        await store.put(digest, chunks_of(data))
+        assert await read_all(store, digest) == data
+
+    @pytest.mark.parametrize("size", [100, 2 * CHUNK_BYTES])
+    async def test_a_refused_upload_does_no_harm_to_what_is_there(self, store: BlobStore, size: int) -> None:
+        data = os.urandom(size)
+        digest = SHA256.digest(data)
+        await store.put(digest, chunks_of(data))
+        with contextlib.suppress(InvalidRequest):  # a store may take what it has instead of hearing the rest
+            await store.put(digest, _refused(os.urandom(size // 2)))
+        assert await store.missing({digest}) == set()
+        assert await read_all(store, digest) == data
+
+    async def assert_absent(self, store: BlobStore, digest: Digest) -> None:
+        """Every way to ask says the same."""
         assert await store.missing({digest}) == {digest}
+        assert isinstance((await store.get_many([digest]))[digest], BlobNotFound)
+        with pytest.raises(BlobNotFound):
+            await read_all(store, digest)
 
     async def test_many_writers_of_one_blob_all_succeed(self, store: BlobStore) -> None:
         data = os.urandom(CHUNK_BYTES + 1)
@@ -185,6 +250,28 @@ class BlobStoreContract:
         parts = await asyncio.gather(*(read_all(store, digest, offset=offset) for offset in offsets))
         assert parts == [data[offset:] for offset in offsets]
 
+    @pytest.mark.parametrize("size", [1000, CHUNK_BYTES + 1])
+    async def test_readers_beside_writers_see_all_of_a_blob_or_none(self, store: BlobStore, size: int) -> None:
+        blobs = {SHA256.digest(data): data for data in (os.urandom(size) for _ in range(8))}
+        seen: list[Digest] = []
+
+        async def read(digest: Digest) -> None:
+            while digest not in seen:
+                try:
+                    assert await read_all(store, digest) == blobs[digest]
+                except BlobNotFound:
+                    await asyncio.sleep(0)
+                else:
+                    seen.append(digest)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for digest, data in blobs.items():
+                tasks.create_task(read(digest))
+                tasks.create_task(store.put(digest, chunks_of(data)))
+                tasks.create_task(read(digest))
+                tasks.create_task(store.put_many({digest: data}))
+        assert await store.get_many(blobs) == blobs
+
     async def test_asking_for_nothing_is_answered_with_nothing(self, store: BlobStore) -> None:
         assert await store.missing(set()) == set()
         assert await store.get_many([]) == {}
@@ -195,6 +282,15 @@ class BlobStoreContract:
         assert await store.put_many(blobs) == dict.fromkeys(blobs)
         assert await store.missing(set(blobs)) == set()
         assert await store.get_many(blobs) == blobs
+
+    async def test_bulk_may_name_a_blob_twice_and_the_empty_one(self, store: BlobStore) -> None:
+        data = os.urandom(100)
+        digest, absent = SHA256.digest(data), SHA256.digest(os.urandom(100))
+        assert await store.put_many({digest: data, SHA256.empty: b""}) == {digest: None, SHA256.empty: None}
+        found = await store.get_many([digest, SHA256.empty, absent, digest])
+        assert set(found) == {digest, SHA256.empty, absent}
+        assert found[digest] == data
+        assert found[SHA256.empty] == b""
 
     async def test_bulk_answers_for_each_digest(self, store: BlobStore) -> None:
         blobs = {SHA256.digest(data): data for data in (os.urandom(50) for _ in range(20))}

@@ -25,7 +25,8 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     # A service that restarts is back within a second or two: the default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt to connect may take, whatever its name says: on a machine that is busy, 100 ms were too few.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A proxy for the web is not meant for the services of a grid.
     ("grpc.enable_http_proxy", 0),

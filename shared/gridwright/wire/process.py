@@ -64,10 +64,13 @@ def run(service: str, model: type[S], application: Application[S]) -> None:
     """Run *application* until SIGTERM or SIGINT; the whole of a service's ``main()``."""
     parser = argparse.ArgumentParser(prog=f"gridwright-{service}", description=f"The {service} service of Gridwright.")
     parser.add_argument("--config", type=Path, help="the grid's settings file (YAML)")
+    parser.add_argument("--check", action="store_true", help="read the settings, say what is wrong with them, and end")
     parser.add_argument("--version", action="version", version=VERSION)
     arguments = parser.parse_args()
     try:
         settings = load_settings(model, path=arguments.config, environ=os.environ)
+        if arguments.check:
+            return
         configure_logging(service, level=settings.log.level, format_=settings.log.format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(application, settings))

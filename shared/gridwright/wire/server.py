@@ -21,6 +21,7 @@ from gridwright.settings import Address
 from gridwright.telemetry.metrics import RpcMetrics
 from gridwright.wire.interceptors import MetricsInterceptor, StatusInterceptor
 from gridwright.wire.limits import MAX_RECEIVE_BYTES
+from gridwright.wire.process_memory import suit_messages
 from gridwright.wire.serving import Servicer, generic_handler
 
 #: A first message may carry 8 KiB of RequestMetadata beside a token (HDR-06).
@@ -68,6 +69,7 @@ async def serving(servicers: Sequence[Servicer], options: ServerOptions) -> Asyn
         ConfigurationError: an address is in use.
     """
     _raise_open_files_limit()
+    suit_messages()
     server = grpc.aio.server(
         interceptors=[MetricsInterceptor(RpcMetrics(options.registry)), StatusInterceptor(options.unexpected_codes)],
         options=_OPTIONS,

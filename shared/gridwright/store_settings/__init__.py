@@ -1,0 +1,1 @@
+"""The words in which operators compose stores: `stores:`, `cas.store`, `actioncache.store`."""
