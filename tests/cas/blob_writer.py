@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.blobs.store import CHUNK_BYTES
 from gridwright.clock import SystemClock
 from gridwright.digest import DigestFunction
@@ -22,7 +23,7 @@ _SIZES = (1, 5_000, 70_000, CHUNK_BYTES + 1, 3 * CHUNK_BYTES)
 
 async def write_for_ever(path: Path) -> None:
     """Write blobs of all sizes, several at a time, alone and in bulk."""
-    async with FilesystemStore.opened(path, SystemClock(), max_bytes=64 * CHUNK_BYTES) as leaf:
+    async with FilesystemStore.opened(path, SystemClock(), EvictionPolicy(64 * CHUNK_BYTES)) as leaf:
         store = VerifiedStore(leaf)
 
         async def one_by_one() -> None:

@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.clock import SystemClock
 from gridwright.digest import Digest, DigestFunction
 from gridwright.testing.blob_store_contract import read_all
@@ -23,7 +24,7 @@ async def test_what_is_there_after_a_kill_is_whole(tmp_path: Path) -> None:
     for _ in range(ROUNDS):
         last = await killed_after(tmp_path, moments.randrange(1, 400))
         acknowledged.update(last)
-        async with FilesystemStore.opened(tmp_path, SystemClock(), max_bytes=2**40) as store:
+        async with FilesystemStore.opened(tmp_path, SystemClock(), EvictionPolicy(2**40)) as store:
             assert list((tmp_path / "tmp").iterdir()) == []
             there = set(on_disk(tmp_path))
             assert await store.missing(there) == set()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.blobs.store import CHUNK_BYTES
 from gridwright.digest import Digest, DigestFunction
 from gridwright.testing.blob_store_contract import chunks_of
@@ -29,7 +30,7 @@ _NOISE = os.urandom(LARGE_BYTES + BUFFER_BYTES)
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
-    async with FilesystemStore.opened(tmp_path / "cas", FakeClock(), max_bytes=2**28) as store:
+    async with FilesystemStore.opened(tmp_path / "cas", FakeClock(), EvictionPolicy(2**28)) as store:
         yield store
 
 

@@ -11,18 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore, read_blob, write_blob
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import (
     BlobNotFound,
     ConfigurationError,
-    DigestMismatch,
     InvalidRequest,
     ResourceExhausted,
     Unavailable,
 )
-from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of, read_all
+from gridwright.testing.blob_store_contract import chunks_of, read_all
 from gridwright.testing.clock import FakeClock
+from gridwright.testing.eviction_contract import EvictionContract
+from gridwright.testing.leaf_contract import LeafContract
+from gridwright_cas.stores.blob_index import cost_of
 from gridwright_cas.stores.filesystem import FilesystemStore
 
 SHA256 = DigestFunction.SHA256
@@ -32,7 +35,7 @@ LARGE = 3 * CHUNK_BYTES
 def opened(
     path: Path, clock: FakeClock | None = None, *, max_bytes: int = 2**28, durable: bool = True
 ) -> AbstractAsyncContextManager[FilesystemStore]:
-    return FilesystemStore.opened(path, clock or FakeClock(), max_bytes=max_bytes, durable=durable)
+    return FilesystemStore.opened(path, clock or FakeClock(), EvictionPolicy(max_bytes), durable=durable)
 
 
 def files(path: Path) -> list[Path]:
@@ -51,12 +54,17 @@ async def kept(store: BlobStore, size: int) -> Digest:
     return digest
 
 
-class TestFilesystemStore(BlobStoreContract):
+class TestFilesystemStore(LeafContract, EvictionContract):
     @pytest.fixture(params=[True, False], ids=["durable", "relaxed"])
     async def store(self, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[BlobStore]:
         async with opened(tmp_path, durable=request.param) as store:
             yield store
         assert [file for file in files(tmp_path) if file.parent.name == "tmp"] == []
+
+    @pytest.fixture
+    async def bounded_store(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
+        async with opened(tmp_path, max_bytes=self.capacity_bytes) as store:
+            yield store
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE])
@@ -96,14 +104,115 @@ async def test_an_upload_that_is_refused_leaves_no_file(tmp_path: Path, size: in
         assert store._index.used_bytes == 0
 
 
-@pytest.mark.parametrize("size", [99, 101, LARGE - 1, LARGE + 1])
-async def test_a_file_never_has_another_size_than_its_name_says(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 99, 101, LARGE - 1, LARGE + 1])
+async def test_bytes_of_another_length_than_their_digest_are_in_a_file_that_says_so(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
-    digest = SHA256.digest(data)._replace(size_bytes=100 if size < CHUNK_BYTES else LARGE)
+    digest = SHA256.digest(os.urandom(5))._replace(size_bytes=100)
     async with opened(tmp_path) as store:
-        with pytest.raises(DigestMismatch):
-            await store.put(digest, chunks_of(data))
+        await store.put(digest, chunks_of(data))
+        (file,) = files(tmp_path)
+        assert file.name == f"{digest.hash}-100.{size}"
+        assert store._index.used_bytes == cost_of(size)
+    async with opened(tmp_path) as store:
+        assert await read_all(store, digest) == data
+        assert await read_all(store, digest, offset=-10) == data[-10:]
+        assert store._index.used_bytes == cost_of(size)
+
+
+async def test_the_same_blob_stored_in_two_lengths_at_once_leaves_one_file(tmp_path: Path) -> None:
+    digest = SHA256.digest(b"x")
+    started = asyncio.Barrier(2)
+
+    async def held(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+        await started.wait()
+
+    short, long = os.urandom(CHUNK_BYTES + 1), os.urandom(CHUNK_BYTES + 5000)
+    async with opened(tmp_path) as store:
+        await asyncio.gather(store.put(digest, held(short)), store.put(digest, held(long)))
+        (file,) = files(tmp_path)
+        assert await read_all(store, digest) == file.read_bytes()
+        assert store._index.used_bytes == cost_of(file.stat().st_size)
+
+
+async def test_blobs_that_nobody_used_for_too_long_go_though_nobody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridwright_cas.stores.filesystem._TIDY_SECONDS", 0.02)
+    clock = FakeClock()
+    async with FilesystemStore.opened(tmp_path, clock, EvictionPolicy(max_seconds=100)) as store:
+        old = await kept(store, 10)
+        clock.advance(60)
+        young = await kept(store, 10)
+        gone = asyncio.get_running_loop().create_future()
+        store.on_removal(gone.set_result)
+        clock.advance(60)
+        async with asyncio.timeout(5):
+            assert set(await gone) == {old}
+        assert await store.missing({old, young}) == {old}
+        assert files(tmp_path) == [file_of(tmp_path, young)]
+
+
+async def test_blobs_that_expired_while_the_store_was_closed_are_gone(tmp_path: Path) -> None:
+    clock = FakeClock()
+    policy = EvictionPolicy(max_seconds=100)
+    async with FilesystemStore.opened(tmp_path, clock, policy) as store:
+        old = await kept(store, 10)
+        os.utime(file_of(tmp_path, old), (clock.now() - 90, clock.now() - 90))
+    clock.advance(20)
+    async with FilesystemStore.opened(tmp_path, clock, policy) as store:
+        assert await store.missing({old}) == {old}
         assert files(tmp_path) == []
+
+
+async def test_at_most_so_many_blobs_are_kept(tmp_path: Path) -> None:
+    async with FilesystemStore.opened(tmp_path, FakeClock(), EvictionPolicy(max_count=3)) as store:
+        digests = [await kept(store, size) for size in (10, 10, LARGE, 10, 10)]
+        assert await store.missing(set(digests)) == set(digests[:2])
+        assert len(files(tmp_path)) == 3
+
+
+async def test_eviction_makes_as_much_room_as_it_is_told(tmp_path: Path) -> None:
+    policy = EvictionPolicy(max_bytes=10 * 4096, evict_bytes=5 * 4096)
+    async with FilesystemStore.opened(tmp_path, FakeClock(), policy) as store:
+        digests = [await kept(store, 4096) for _ in range(11)]
+        assert await store.missing(set(digests)) == set(digests[:6])
+
+
+async def test_uploads_are_written_where_the_operator_says(tmp_path: Path) -> None:
+    content, temp = tmp_path / "content", tmp_path / "temp"
+    temp.mkdir()
+    (temp / "notes").write_text("of somebody else")
+    (temp / "17").write_bytes(b"half an upload")
+
+    async def watched() -> AsyncIterator[bytes]:
+        yield os.urandom(2 * CHUNK_BYTES)
+        while len(files(temp)) < 2:  # noqa: ASYNC110  # the file system announces nothing
+            await asyncio.sleep(0)
+        yield b"x"
+
+    async with FilesystemStore.opened(content, FakeClock(), EvictionPolicy(), temp_path=temp) as store:
+        assert files(temp) == [temp / "notes"]
+        async with asyncio.timeout(5):
+            await store.put(SHA256.digest(b"x"), watched())
+        assert files(temp) == [temp / "notes"]
+        with pytest.raises(ConfigurationError, match="another process"):
+            async with FilesystemStore.opened(tmp_path / "other", FakeClock(), EvictionPolicy(), temp_path=temp):
+                pass
+
+
+@pytest.mark.may_skip("it takes two file systems")
+async def test_a_temporary_directory_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm") / tmp_path.name
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("the tests' directory is in memory")
+    with pytest.raises(ConfigurationError, match="not on the file system"):
+        async with FilesystemStore.opened(tmp_path, FakeClock(), EvictionPolicy(), temp_path=elsewhere):
+            pass
+    (elsewhere / "lock").unlink()
+    elsewhere.rmdir()
+    async with opened(tmp_path):
+        pass  # nothing stays locked
 
 
 async def test_uploads_cut_at_any_moment_leave_no_file_and_no_reservation(tmp_path: Path) -> None:

@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Set
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import DigestMismatch, GridwrightError
-from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of, read_all
+from gridwright.errors import DigestMismatch
+from gridwright.testing.blob_store_contract import chunks_of, read_all
+from gridwright.testing.decorator_contract import DecoratorContract
 from gridwright_cas.stores.verified import VerifiedStore
 
 SHA256 = DigestFunction.SHA256
 
 
-class CountedStore(MemoryStore):
-    """Counts what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__(max_bytes=2**26)
-        self.calls: list[str] = []
-
-    async def missing(self, digests: Set[Digest]) -> Set[Digest]:
-        self.calls.append("missing")
-        return await super().missing(digests)
-
-    async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | GridwrightError]:
-        self.calls.append("get_many")
-        return await super().get_many(digests)
-
-    async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
-        self.calls.append("put_many")
-        return await super().put_many(blobs)
-
-
-class TestVerifiedStore(BlobStoreContract):
-    @pytest.fixture
-    def store(self) -> BlobStore:
-        return VerifiedStore(MemoryStore(max_bytes=2**26))
-
-
-async def test_bulk_is_forwarded_as_bulk() -> None:
-    inner = CountedStore()
-    store = VerifiedStore(inner)
-    blobs = {SHA256.digest(data): data for data in (os.urandom(5000) for _ in range(100))}
-    await store.put_many(blobs)
-    await store.missing(set(blobs))
-    await store.get_many(blobs)
-    assert inner.calls == ["put_many", "missing", "get_many"]
+class TestVerifiedStore(DecoratorContract):
+    def decorate(self, inner: BlobStore) -> BlobStore:
+        return VerifiedStore(inner)
 
 
 @pytest.mark.parametrize("function", list(DigestFunction))
@@ -100,7 +70,7 @@ async def test_too_many_bytes_are_refused_as_soon_as_they_come() -> None:
 
 @pytest.mark.parametrize("size", [50, 200_000])
 async def test_in_bulk_the_right_ones_are_kept_and_the_wrong_ones_refused(size: int) -> None:
-    inner = CountedStore()
+    inner = MemoryStore(max_bytes=2**26)
     blobs = {SHA256.digest(data): data for data in (os.urandom(size) for _ in range(10))}
     right = list(blobs)[:7]
     uploads = {digest: blob if digest in right else blob + b"!" for digest, blob in blobs.items()}
@@ -125,3 +95,28 @@ async def test_a_part_is_read_as_a_part() -> None:
     digest = SHA256.digest(data)
     await store.put(digest, chunks_of(data))
     assert await read_all(store, digest, offset=10, limit=20) == data[10:30]
+
+
+@pytest.mark.parametrize("bulk", [True, False])
+@pytest.mark.parametrize(
+    ("verify_size", "verify_hash", "wrong", "refused"),
+    [
+        (True, False, b"same size", False),
+        (True, False, b"another size", True),
+        (False, True, b"same size", True),
+        (False, False, b"another size", False),
+    ],
+)
+async def test_each_check_can_be_left_out(
+    verify_size: bool, verify_hash: bool, wrong: bytes, refused: bool, bulk: bool
+) -> None:
+    store = VerifiedStore(MemoryStore(max_bytes=1000), verify_size=verify_size, verify_hash=verify_hash)
+    digest = SHA256.digest(b"good data")
+    if bulk:
+        assert isinstance((await store.put_many({digest: wrong}))[digest], DigestMismatch) is refused
+    elif refused:
+        with pytest.raises(DigestMismatch):
+            await store.put(digest, chunks_of(wrong))
+    else:
+        await store.put(digest, chunks_of(wrong))
+    assert await store.missing({digest}) == ({digest} if refused else set())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Set
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
+from gridwright.blobs.forwarding import ForwardingStore
 from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest
 from gridwright.errors import DigestMismatch, GridwrightError
@@ -13,22 +14,22 @@ from gridwright.errors import DigestMismatch, GridwrightError
 _INLINE_BYTES = 128 * 1024
 
 
-class VerifiedStore(BlobStore):
+class VerifiedStore(ForwardingStore):
     """Refuses blobs whose bytes are not those that their digest names.
 
     A CAS that keeps wrong bytes poisons every build that shares it, so no client is trusted
     (checklist DIG-20). The check rides in the stream, in one pass: the store below sees an
     upload that breaks off, and keeps nothing.
+
+    Args:
+        verify_size: whether sizes are compared.
+        verify_hash: whether hashes are; off, it trusts whoever may write.
     """
 
-    def __init__(self, inner: BlobStore) -> None:
-        self._inner = inner
-
-    def __repr__(self) -> str:
-        return f"<VerifiedStore of {self._inner!r}>"
-
-    def get(self, digest: Digest, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
-        return self._inner.get(digest, offset=offset, limit=limit)
+    def __init__(self, inner: BlobStore, *, verify_size: bool = True, verify_hash: bool = True) -> None:
+        super().__init__(inner)
+        self._verify_size = verify_size
+        self._verify_hash = verify_hash
 
     async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         """Keep the blob.
@@ -36,36 +37,44 @@ class VerifiedStore(BlobStore):
         Raises:
             DigestMismatch: too many bytes came (as soon as that is known), too few, or others.
         """
-        await self._inner.put(digest, _verified(digest, chunks))
-
-    async def missing(self, digests: Set[Digest]) -> Set[Digest]:
-        return await self._inner.missing(digests)
-
-    async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | GridwrightError]:
-        return await self._inner.get_many(digests)
+        if self._verify_size:
+            chunks = _size_verified(digest, chunks)
+        if self._verify_hash:
+            chunks = _hash_verified(digest, chunks)
+        await self._inner.put(digest, chunks)
 
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
-        if sum(map(len, blobs.values())) <= _INLINE_BYTES:
-            refused = _mismatches(blobs)
-        else:
-            refused = await asyncio.to_thread(_mismatches, blobs)
+        refused = _wrong_sizes(blobs) if self._verify_size else {}
+        if self._verify_hash:
+            if sum(map(len, blobs.values())) <= _INLINE_BYTES:
+                refused |= _wrong_hashes(blobs)
+            else:
+                refused |= await asyncio.to_thread(_wrong_hashes, blobs)
         good = {digest: blob for digest, blob in blobs.items() if digest not in refused} if refused else blobs
         return {**(await self._inner.put_many(good) if good else {}), **refused}
 
 
-async def _verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Pass *chunks* on, and raise at the end, or as soon as it is known, if they are not the blob.
+async def _size_verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Pass *chunks* on, and raise as soon as they are too many, or at the end if they are too few."""
+    size_bytes = 0
+    async for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > digest.size_bytes:
+            raise DigestMismatch(f"more than {digest.size_bytes} bytes came for blob {digest}")
+        yield chunk
+    if size_bytes < digest.size_bytes:
+        raise DigestMismatch(f"only {size_bytes} bytes came for blob {digest}")
+
+
+async def _hash_verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Pass *chunks* on, and raise at the end if they are not the blob.
 
     A large chunk is hashed in a thread while the store below writes it and the next one arrives.
     """
     loop = asyncio.get_running_loop()
     hasher = digest.function.new()
     hashing: asyncio.Future[object] | None = None
-    size_bytes = 0
     async for chunk in chunks:
-        size_bytes += len(chunk)
-        if size_bytes > digest.size_bytes:
-            raise DigestMismatch(f"more than {digest.size_bytes} bytes came for blob {digest}")
         if hashing is not None:
             await hashing
             hashing = None
@@ -76,16 +85,23 @@ async def _verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterat
         yield chunk
     if hashing is not None:
         await hashing
-    if size_bytes < digest.size_bytes:
-        raise DigestMismatch(f"only {size_bytes} bytes came for blob {digest}")
     if hasher.hexdigest() != digest.hash:
         raise DigestMismatch(f"the bytes that came for blob {digest} have the hash {hasher.hexdigest()}")
 
 
-def _mismatches(blobs: Mapping[Digest, bytes]) -> dict[Digest, DigestMismatch]:
-    mismatches: dict[Digest, DigestMismatch] = {}
+def _wrong_sizes(blobs: Mapping[Digest, bytes]) -> dict[Digest, GridwrightError]:
+    return {
+        digest: DigestMismatch(f"{len(blob)} bytes came for blob {digest}")
+        for digest, blob in blobs.items()
+        if len(blob) != digest.size_bytes
+    }
+
+
+def _wrong_hashes(blobs: Mapping[Digest, bytes]) -> dict[Digest, GridwrightError]:
+    wrong: dict[Digest, GridwrightError] = {}
     for digest, blob in blobs.items():
-        actual = digest.function.digest(blob)
-        if actual != digest:
-            mismatches[digest] = DigestMismatch(f"the bytes that came for blob {digest} are those of {actual}")
-    return mismatches
+        hasher = digest.function.new()
+        hasher.update(blob)
+        if (actual := hasher.hexdigest()) != digest.hash:
+            wrong[digest] = DigestMismatch(f"the bytes that came for blob {digest} have the hash {actual}")
+    return wrong
