@@ -13,10 +13,10 @@ from gridwright.errors import BlobCorrupted, GridwrightError, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_actioncache.results import hierarchies
 from gridwright_actioncache.results.complete import CompletenessCheckingStore
-from gridwright_actioncache.results.memory import MemoryResultStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ResultStoreContract, an_action
+from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
 from tests.actioncache.documents import a_blob, directory, message, tree
+from tests.actioncache.result_stores import a_memory
 
 SHA256 = DigestFunction.SHA256
 
@@ -56,14 +56,17 @@ def cas() -> Cas:
 
 @pytest.fixture
 def store(cas: Cas) -> CompletenessCheckingStore:
-    return CompletenessCheckingStore(MemoryResultStore(max_count=1000), {"main": cas})
+    return CompletenessCheckingStore(a_memory(), {"main": cas})
 
 
-class TestCompletenessCheckingStore(ResultStoreContract):
+class TestCompletenessCheckingStore(ReplacingContract, DecoratorContract):
+    def decorated(self, inner: ResultStore) -> ResultStore:
+        return CompletenessCheckingStore(inner, {"main": Cas()})
+
     @pytest.fixture
     def store(self) -> ResultStore:
         cas = Cas()
-        inner = MemoryResultStore(max_count=1000)
+        inner = a_memory()
         return CompletenessCheckingStore(inner, {"main": cas, "a/b": cas, "": cas})
 
 

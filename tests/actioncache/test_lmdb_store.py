@@ -10,17 +10,21 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from structlog.testing import capture_logs
 
+from gridwright.digest import Digest
 from gridwright.errors import ConfigurationError, ResourceExhausted, Unavailable
+from gridwright.file_lock import try_lock
 from gridwright.testing.clock import FakeClock
+from gridwright_actioncache.results.lmdb_environment import open_environment
 from gridwright_actioncache.results.lmdb_store import LmdbStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ResultStoreContract, an_action
+from tests.actioncache.contract import ReplacingContract, an_action
 
 MIB = 1024 * 1024
 
 
-class TestLmdbStore(ResultStoreContract):
+class TestLmdbStore(ReplacingContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[ResultStore]:
         async with LmdbStore.open(tmp_path / "results", max_bytes=100 * MIB, clock=FakeClock()) as store:
@@ -138,7 +142,7 @@ async def test_writes_wait_for_a_slow_disk_within_bounds(
         return commit(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LmdbStore, "_commit", slow)
-    monkeypatch.setattr("gridwright_actioncache.results.lmdb_store._MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr("gridwright_actioncache.results.grouped_changes._MAX_WAITING_BYTES", 1000)
     async with LmdbStore.open(tmp_path, max_bytes=MIB, clock=clock) as store:
         first = asyncio.create_task(store.put("main", an_action(), bytes(600)))
         await asyncio.sleep(0)
@@ -175,14 +179,24 @@ async def test_trouble_with_the_directory_is_unavailable_and_never_a_miss(tmp_pa
             await store.put("main", action, b"y")
 
 
-async def test_a_full_map_is_no_room(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: LmdbStore, *args: object) -> bool:
-        raise lmdb.MapFullError("full")
+@pytest.mark.parametrize("error", [lmdb.MapFullError("full"), lmdb.DiskError("no space left on device")])
+async def test_a_full_map_or_disk_is_no_room(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error
+) -> None:
+    action = an_action()
 
-    monkeypatch.setattr(LmdbStore, "_commit", full)
+    def full(self: LmdbStore, *args: object) -> bool:
+        raise error
+
     async with LmdbStore.open(tmp_path, max_bytes=MIB, clock=clock) as store:
-        with pytest.raises(ResourceExhausted):
-            await store.put("main", an_action(), b"x")
+        await store.put("main", action, b"old")
+        with monkeypatch.context() as patch:
+            patch.setattr(LmdbStore, "_commit", full)
+            with pytest.raises(ResourceExhausted):
+                await store.put("main", action, b"new")
+        assert await store.get_many("main", [action]) == {action: b"old"}
+        await store.put("main", action, b"new")
+        assert await store.get_many("main", [action]) == {action: b"new"}
 
 
 async def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path, clock: FakeClock) -> None:
@@ -190,3 +204,60 @@ async def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_pat
     with pytest.raises(ConfigurationError, match=str(tmp_path / "file")):
         async with LmdbStore.open(tmp_path / "file" / "below", max_bytes=MIB, clock=clock):
             pass
+
+
+async def write_some(path: Path, clock: FakeClock) -> list[Digest]:
+    actions = [an_action() for _ in range(200)]
+    async with LmdbStore.open(path, max_bytes=100 * MIB, clock=clock) as store:
+        await asyncio.gather(*(store.put("main", action, os.urandom(1000)) for action in actions))
+    return actions
+
+
+async def test_a_data_file_that_is_cut_short_is_set_aside_and_the_cache_begins_anew(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    for _ in range(2):
+        actions = await write_some(tmp_path, clock)
+        os.truncate(tmp_path / "data.mdb", (tmp_path / "data.mdb").stat().st_size // 2)
+        with capture_logs() as lines:
+            async with LmdbStore.open(tmp_path, max_bytes=100 * MIB, clock=clock) as store:
+                assert await store.get_many("main", actions) == {}
+                await store.put("main", actions[0], b"x")
+                assert await store.get_many("main", actions) == {actions[0]: b"x"}
+        (line,) = lines
+        assert line["log_level"] == "error"
+        assert line["data_file"] == str(tmp_path / "data.mdb.cut-short")
+    assert sorted(os.listdir(tmp_path)) == [
+        "data.mdb",
+        "data.mdb.cut-short",
+        "lock.mdb",
+        "lock.mdb.cut-short",
+        "opening",
+    ]
+
+
+async def test_who_has_the_directory_open_goes_on_when_another_one_starts_anew(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    actions = await write_some(tmp_path, clock)
+    async with LmdbStore.open(tmp_path, max_bytes=100 * MIB, clock=clock) as store:
+        whole = (tmp_path / "data.mdb").stat().st_size
+        os.rename(tmp_path / "data.mdb", tmp_path / "whole")
+        (tmp_path / "data.mdb").write_bytes((tmp_path / "whole").read_bytes()[: whole // 2])
+        environment = await open_environment(tmp_path)
+        environment.close()
+        await store.put("main", actions[0], b"x")
+        assert len(await store.get_many("main", actions)) == 200
+
+
+async def test_two_that_start_at_the_same_time_do_so_one_after_the_other(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridwright_actioncache.results.lmdb_environment._OPENING_SECONDS", 0.0)
+    lock = try_lock(tmp_path / "opening")
+    assert lock is not None
+    with pytest.raises(ConfigurationError, match="another process"):
+        async with LmdbStore.open(tmp_path, max_bytes=MIB, clock=clock):
+            pass
+    os.close(lock)
+    await write_some(tmp_path, clock)

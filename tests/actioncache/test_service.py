@@ -27,11 +27,11 @@ from gridwright.wire.rpc import Channel
 from gridwright.wire.server import ServerOptions, serving
 from gridwright_actioncache.app import open_app
 from gridwright_actioncache.config import ActionCacheFile
-from gridwright_actioncache.results.memory import MemoryResultStore
 from gridwright_actioncache.servicers.actioncache import ActionCacheServicer
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import a_blob, directory, message, tree
+from tests.actioncache.result_stores import a_memory
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ async def test_an_update_without_a_result_is_refused(client: ActionCacheClient) 
 async def test_who_may_read_may_not_write() -> None:
     """ACU-05."""
     instances = Instances([InstanceSettings(name="main")])
-    servicer = ActionCacheServicer(instances, MemoryResultStore(max_count=10))
+    servicer = ActionCacheServicer(instances, a_memory())
     action = an_action()
     await update(ActionCacheClient(InProcessChannel(servicer)), action, result_of())
 
@@ -315,7 +315,7 @@ async def test_who_may_read_may_not_write() -> None:
 
 
 async def test_stored_bytes_that_are_no_result_are_a_miss_also_without_checks() -> None:
-    store = MemoryResultStore(max_count=10)
+    store = a_memory()
     servicer = ActionCacheServicer(Instances([InstanceSettings(name="main")]), store)
     action = an_action()
     await store.put("main", action, b"\xff\xff\xff")

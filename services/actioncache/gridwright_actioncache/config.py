@@ -2,62 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
+from collections.abc import Sequence
 
-from pydantic import PositiveInt, model_validator
-
-from gridwright.settings import Address, ByteSize, GridSettings, OneOf, Section, ServerSettings
-
-
-class MemorySettings(Section):
-    """Results in the memory of the process, gone when it ends."""
-
-    max_count: PositiveInt = 100_000
-    """The most results that are kept; the least recently used go first."""
-
-
-class LmdbSettings(Section):
-    """Results in a directory, in LMDB."""
-
-    path: Path = Path(".gridwright/actioncache")
-    """The directory, on a disk of this machine: network file systems do not serve."""
-
-    max_bytes: ByteSize = 4_000_000_000
-    """The most that the directory takes; the least recently used results go first."""
-
-
-class CompletenessCheckingSettings(Section):
-    """A store that finds a result only while all its outputs are in the CAS (`endpoints.cas`)."""
-
-    backend: StoreSettings
-    """The store that keeps results."""
-
-    @model_validator(mode="after")
-    def _once(self) -> Self:
-        if self.backend.completeness_checking is not None:
-            raise ValueError("results that were checked need no second check; write it once")
-        return self
-
-
-class StoreSettings(OneOf):
-    """A store of results: exactly one of these keys."""
-
-    memory: MemorySettings | None = None
-    """Results in memory."""
-
-    lmdb: LmdbSettings | None = None
-    """Results in a directory."""
-
-    completeness_checking: CompletenessCheckingSettings | None = None
-    """Results whose outputs are gone are not found."""
-
-    @property
-    def variant(self) -> MemorySettings | LmdbSettings | CompletenessCheckingSettings:
-        """The one that was given."""
-        variant = self.memory or self.lmdb or self.completeness_checking
-        assert variant is not None, "the validator sees to it"
-        return variant
+from gridwright.settings import Address, GridSettings, ServerSettings
+from gridwright.store_settings.leaves import LmdbStoreSettings
+from gridwright.store_settings.named_stores import Root, Use
+from gridwright.store_settings.store import CompletenessCheckingStoreSettings, StoreSettings
 
 
 class ActionCacheSettings(ServerSettings):
@@ -70,7 +20,7 @@ class ActionCacheSettings(ServerSettings):
     """Where /healthz, /readyz, /status and /metrics are served, over HTTP."""
 
     store: StoreSettings = StoreSettings(
-        completeness_checking=CompletenessCheckingSettings(backend=StoreSettings(lmdb=LmdbSettings()))
+        completeness_checking=CompletenessCheckingStoreSettings(backend=StoreSettings(lmdb=LmdbStoreSettings()))
     )
     """Where results are kept."""
 
@@ -80,3 +30,7 @@ class ActionCacheFile(GridSettings):
 
     actioncache: ActionCacheSettings = ActionCacheSettings()
     """The action cache."""
+
+    @property
+    def store_roots(self) -> Sequence[Root]:
+        return (Root("actioncache.store", self.actioncache.store, Use.RESULTS),)

@@ -82,6 +82,9 @@ class CompletenessCheckingStore(ResultStore):
     async def put(self, instance: str, action_digest: Digest, result: bytes) -> None:
         await self._inner.put(instance, action_digest, result)
 
+    async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
+        await self._inner.remove(instance, action_digests)
+
     async def _needed(self, instance: str, action_digest: Digest, result: bytes) -> Set[Digest]:
         """Return all blobs that *result* names, directly and inside its directories."""
         named = references_of_result(result, action_digest.function)

@@ -13,30 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import lmdb
 
 from gridwright.clock import Clock
 from gridwright.digest import Digest
-from gridwright.errors import ConfigurationError, GridwrightError, InternalError, ResourceExhausted, Unavailable
+from gridwright.errors import ResourceExhausted, Unavailable
+from gridwright_actioncache.results.grouped_changes import Change, GroupedChanges
+from gridwright_actioncache.results.lmdb_environment import open_environment
 from gridwright_actioncache.results.store import ResultStore
 
-#: The map is this large in every process; the file stays as small as what it holds.
-_MAP_BYTES = 2**40
-_MAX_READERS = 1024
-#: More rows than this in one transaction would keep another process, and our own next group, waiting.
-_ROWS_PER_GROUP = 1_000
-_MAX_WAITING_BYTES = 64 * 1024 * 1024
+#: Evicting more rows than this in one transaction would keep another process, and our own next group, waiting.
+_ROWS_PER_TRANSACTION = 1_000
+_GROUP_BYTES = 64 * 1024 * 1024
 #: Last use is noted when the noted one is older than this, so that reading seldom means writing.
 _TOUCH_AFTER_MS = 600_000
 _MAX_TOUCHES = 10_000
 _KEYS_READ_INLINE = 64
+_READERS = 4
 #: How often dead readers of the directory are cleared away (their pages are not used again before), and touches kept.
 _UPKEEP_SECONDS = 60.0
 #: A time of last use, in milliseconds since the epoch; big-endian, so that the table is in order of time.
@@ -59,9 +59,8 @@ class LmdbStore(ResultStore):
         self._max_bytes = max_bytes
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="results-writer")
-        self._writing: asyncio.Task[None] | None = None
-        self._waiting: list[_Put] = []
-        self._waiting_bytes = 0
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="results-reader")
+        self._changes = GroupedChanges(self._write, cost_of=int, max_group_bytes=min(_GROUP_BYTES, max_bytes // 8))
         self._touched: set[bytes] = set()
 
     @classmethod
@@ -72,7 +71,7 @@ class LmdbStore(ResultStore):
         Raises:
             ConfigurationError: the directory cannot be used.
         """
-        environment = _open_environment(directory)
+        environment = await open_environment(directory)
         store = cls(environment, max_bytes=max_bytes, clock=clock)
         upkeep = asyncio.create_task(store._upkeep(), name="upkeep of results")
         try:
@@ -89,32 +88,33 @@ class LmdbStore(ResultStore):
     async def get_many(self, instance: str, action_digests: Collection[Digest]) -> Mapping[Digest, bytes]:
         keys = {digest: _key(instance, digest) for digest in action_digests}
         if len(keys) > _KEYS_READ_INLINE:
-            return await asyncio.to_thread(self._read, keys)
-        return self._read(keys)
+            found, stale = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, keys)
+        else:
+            found, stale = self._read(keys)
+        if len(self._touched) < _MAX_TOUCHES:
+            self._touched.update(stale)
+        return found
 
     async def put(self, instance: str, action_digest: Digest, result: bytes) -> None:
         if len(result) > self._max_bytes // 8:
             raise ResourceExhausted(
                 f"a result of {len(result)} bytes is more than an eighth of this store's {self._max_bytes}"
             )
-        if self._waiting_bytes + len(result) > _MAX_WAITING_BYTES:
-            raise ResourceExhausted("too many results wait to be written", retry_after_seconds=1.0)
-        put = _Put(_key(instance, action_digest), result, asyncio.get_running_loop().create_future())
-        self._waiting.append(put)
-        self._waiting_bytes += len(result)
-        self._write_soon()
-        # A caller that leaves does not take back what was written together with others'.
-        if error := await asyncio.shield(put.written):
-            raise error
+        await self._changes.make(instance, {action_digest: result})
+
+    async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
+        await self._changes.make(instance, dict.fromkeys(action_digests))
 
     def used_bytes(self) -> int:
         """Return how much of ``max_bytes`` is in use."""
         with self._environment.begin() as transaction:
             return self._pages_bytes(transaction)
 
-    def _read(self, keys: Mapping[Digest, bytes]) -> dict[Digest, bytes]:
+    def _read(self, keys: Mapping[Digest, bytes]) -> tuple[dict[Digest, bytes], list[bytes]]:
+        """Return what is there, and those of its keys whose last use should be noted. May run in a thread."""
         found: dict[Digest, bytes] = {}
-        stale = self._now() - _TOUCH_AFTER_MS
+        stale: list[bytes] = []
+        stale_before = self._now() - _TOUCH_AFTER_MS
         try:
             with self._environment.begin(db=self._results) as transaction:
                 for digest, key in keys.items():
@@ -122,51 +122,49 @@ class LmdbStore(ResultStore):
                     if row is None:
                         continue
                     found[digest] = row[_TIME_BYTES:]
-                    if int.from_bytes(row[:_TIME_BYTES]) < stale and len(self._touched) < _MAX_TOUCHES:
-                        self._touched.add(key)
+                    if int.from_bytes(row[:_TIME_BYTES]) < stale_before:
+                        stale.append(key)
         except lmdb.Error as error:
             raise Unavailable(f"results cannot be read: {error}") from error
-        return found
+        return found, stale
 
-    def _write_soon(self) -> None:
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write(), name="writer of results")
+    async def _write(self, group: Sequence[Change]) -> None:
+        touched, self._touched = self._touched, set()
+        more_to_evict = await self._in_transaction(group, touched)
+        for change in group:
+            change.tell(None)
+        while more_to_evict:
+            more_to_evict = await self._in_transaction([], set())
 
-    async def _write(self) -> None:
-        """Write all that waits, group by group, and what comes meanwhile."""
+    async def _in_transaction(self, group: Sequence[Change], touched: Set[bytes]) -> bool:
         loop = asyncio.get_running_loop()
-        more_to_evict = False
-        group: list[_Put] = []
         try:
-            while self._waiting or self._touched or more_to_evict:
-                group, self._waiting = self._waiting[:_ROWS_PER_GROUP], self._waiting[_ROWS_PER_GROUP:]
-                self._waiting_bytes -= sum(len(put.result) for put in group)
-                touched, self._touched = self._touched, set()
-                outcome: GridwrightError | None = None
-                try:
-                    more_to_evict = await loop.run_in_executor(self._writer, self._commit, group, touched)
-                except lmdb.MapFullError:
-                    more_to_evict, outcome = False, ResourceExhausted("no room for more results")
-                except lmdb.Error as error:
-                    more_to_evict, outcome = False, Unavailable(f"results cannot be written: {error}")
-                _tell(group, outcome)
-                group = []
-        finally:
-            # Only after something unexpected is anyone left, and nobody is to wait for ever.
-            _tell([*group, *self._waiting], InternalError("the writer of results ended"))
-            self._waiting, self._waiting_bytes = [], 0
+            return await loop.run_in_executor(self._writer, self._commit, group, touched)
+        except (lmdb.MapFullError, lmdb.DiskError) as error:
+            raise ResourceExhausted(f"no room for more results: {error}") from error
+        except lmdb.Error as error:
+            raise Unavailable(f"results cannot be written: {error}") from error
 
-    def _commit(self, group: list[_Put], touched: set[bytes]) -> bool:
+    def _commit(self, group: Sequence[Change], touched: Set[bytes]) -> bool:
         """Write one group; return whether there is more to evict than fits in a transaction. Runs in the writer."""
         now = self._now().to_bytes(_TIME_BYTES)
         with self._environment.begin(write=True) as transaction:
-            for put in group:
-                self._replace(transaction, put.key, now, put.result)
+            for change in group:
+                key = _key(change.instance, change.digest)
+                if change.result is None:
+                    self._remove(transaction, key)
+                else:
+                    self._replace(transaction, key, now, change.result)
             for key in touched:
                 row = transaction.get(key, db=self._results)
                 if row is not None:
                     self._replace(transaction, key, now, row[_TIME_BYTES:])
             return self._evict(transaction)
+
+    def _remove(self, transaction: lmdb.Transaction, key: bytes) -> None:
+        old = transaction.pop(key, db=self._results)
+        if old is not None:
+            transaction.delete(bytes(old[:_TIME_BYTES]) + key, db=self._by_use)
 
     def _replace(self, transaction: lmdb.Transaction, key: bytes, now: bytes, result: bytes) -> None:
         old = transaction.replace(key, now + result, db=self._results)
@@ -178,7 +176,7 @@ class LmdbStore(ResultStore):
         # A transaction writes changed pages anew before the old ones are free: an eighth is left for that.
         limit = self._max_bytes - self._max_bytes // 8
         cursor = transaction.cursor(db=self._by_use)
-        for _ in range(_ROWS_PER_GROUP):
+        for _ in range(_ROWS_PER_TRANSACTION):
             if self._pages_bytes(transaction) <= limit or not cursor.first():
                 return False
             transaction.delete(cursor.key()[_TIME_BYTES:], db=self._results)
@@ -202,37 +200,17 @@ class LmdbStore(ResultStore):
                 await loop.run_in_executor(self._writer, self._environment.reader_check)
             await asyncio.sleep(_UPKEEP_SECONDS)
             if self._touched:
-                self._write_soon()
+                self._changes.wake()
 
     async def _drain(self) -> None:
-        if self._waiting or self._touched:
-            self._write_soon()
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        if self._touched:
+            self._changes.wake()
+        await self._changes.drain()
         self._writer.shutdown()
+        self._readers.shutdown()
 
     def _now(self) -> int:
         return int(self._clock.now() * 1000)
-
-
-class _Put(NamedTuple):
-    key: bytes
-    result: bytes
-    #: Why it was not written; None: it was.
-    written: asyncio.Future[GridwrightError | None]
-
-
-def _open_environment(directory: Path) -> lmdb.Environment:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return lmdb.open(str(directory), map_size=_MAP_BYTES, max_readers=_MAX_READERS, max_dbs=2, metasync=False)
-    except (OSError, lmdb.Error) as error:
-        raise ConfigurationError(f"cannot keep results in {directory}: {error}") from None
-
-
-def _tell(group: Iterable[_Put], outcome: GridwrightError | None) -> None:
-    for put in group:
-        put.written.set_result(outcome)
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,8 @@ class ResultStore(Protocol):
     A result is the bytes of an ``ActionResult``, and comes out as the bytes that went in:
     fields that this version does not know survive (checklist ACU-12). A leaf keeps bytes; a
     decorator holds another store and changes one thing about it. Both look the same from
-    outside, so a whole policy is a nest of constructors in ``app.py``.
+    outside, so a whole policy is a nest of constructors in ``app.py``. Bulk is the common
+    case: a decorator forwards bulk as bulk.
 
     Every method raises ``Unavailable`` when what lies behind the store cannot answer; that is
     never reported as absence, which would make every client build again (checklist ACG-02).
@@ -35,5 +36,14 @@ class ResultStore(Protocol):
 
         Raises:
             ResourceExhausted: there is no room for it, or too many wait to be kept.
+        """
+        ...
+
+    @abstractmethod
+    async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
+        """Keep these results no longer; those that are not kept are passed over.
+
+        Unlike a blob, a result can be replaced by another one, so that of two stores one may
+        hold what is out of date: whoever composes them must be able to take it back.
         """
         ...
