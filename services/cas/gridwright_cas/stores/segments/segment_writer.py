@@ -1,0 +1,328 @@
+"""Groups of records into this process's open segment and into the index; and what dead processes left half done."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import lmdb
+
+from gridwright.clock import Clock
+from gridwright.errors import GridwrightError, Unavailable
+from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.segments.disk import Buffer
+from gridwright_cas.stores.segments.index import MAX_ROWS, Group, Index, Taken
+from gridwright_cas.stores.segments.large_file import file_bytes
+from gridwright_cas.stores.segments.record import (
+    MAX_HEAD_BYTES,
+    MAX_LARGE_RECORD_BYTES,
+    Kind,
+    LargeFileRef,
+    Record,
+    decode_large,
+    encode,
+    encode_large,
+)
+from gridwright_cas.stores.segments.room import Room, large_holder, segment_holder
+from gridwright_cas.stores.segments.row import Row, SegmentState, pack_row, row_value
+from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory, scan
+
+#: So much of a segment is held in memory at once while it is replayed.
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+class Writes(NamedTuple):
+    """What is to be kept, or touched, together; at most ``MAX_ROWS`` of all."""
+
+    blobs: Sequence[tuple[bytes, bytes]] = ()
+    large: Sequence[tuple[bytes, LargeFileRef]] = ()
+    touched: Sequence[bytes] = ()
+
+    @property
+    def max_record_bytes(self) -> int:
+        """What the records may take at most."""
+        payload_bytes = sum([len(payload) for _, payload in self.blobs])
+        return payload_bytes + len(self.blobs) * MAX_HEAD_BYTES + len(self.large) * MAX_LARGE_RECORD_BYTES
+
+
+class SegmentWriter:
+    """Appends to the open segment of this process, and begins another one when it is full.
+
+    One thread writes; ``recover`` may be called by any. What a failed write leaves behind the
+    replay offset is cut off. A segment that could not be synchronised is given up: the kernel
+    forgets which of its pages did not reach the disk.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        directory: SegmentDirectory,
+        room: Room,
+        clock: Clock,
+        *,
+        segment_bytes: int,
+        durable: bool,
+    ) -> None:
+        self._index = index
+        self._directory = directory
+        self._room = room
+        self._clock = clock
+        self._segment_bytes = segment_bytes
+        self._durable = durable
+        self._segment: OpenSegment | None = None
+        #: Segments that are not to be appended to any more, which the index could not be told yet.
+        self._given_up: list[OpenSegment] = []
+        self._recovery = threading.Lock()
+
+    def write(self, writes: Writes) -> set[int]:
+        """Keep *writes*, all of them or none; return the ids of large files whose blobs were there already.
+
+        Raises:
+            ResourceExhausted: there is no room.
+            Unavailable: the disk fails.
+        """
+        now_ms = int(self._clock.now() * 1000)
+        if not writes.blobs and not writes.large:
+            with self._index.writing() as txn:
+                self._index.touch(txn, writes.touched, now_ms)
+            return set()
+        with disk_errors():
+            segment = self._segment_for(writes)
+            buffers, group = _encoded(writes, segment, now_ms)
+            self._append(segment, buffers)
+            superfluous = self._commit(segment, group, writes.touched, now_ms)
+            segment.advance(group.end)
+        return superfluous
+
+    def recover(self) -> None:
+        """Replay and seal the segments that processes left open when they died, unless another one is at it.
+
+        Takes as long as reading what these processes wrote and did not commit: one group each.
+
+        Raises:
+            ResourceExhausted, Unavailable: the disk fails.
+        """
+        with self._recovery, disk_errors():
+            with self._index.reading() as txn:
+                states = self._index.segment_states(txn)
+            for segment, state in states.items():
+                if not state.is_open or (lock := self._directory.lock(segment)) is None:
+                    continue
+                sealed = False
+                try:
+                    self._replay(segment)
+                    sealed = True
+                finally:
+                    self._directory.unlock(segment, lock, for_good=sealed)
+
+    def close(self) -> None:
+        """Seal the segment; the next process begins another one."""
+        if self._segment is not None:
+            self._given_up.append(self._segment)
+            self._segment = None
+        try:
+            with disk_errors():
+                self._seal_given_up()
+        except GridwrightError:
+            # The index cannot be written; whoever comes next finds a segment that a dead process left open.
+            for segment in self._given_up:
+                segment.close(sealed=False)
+
+    def _segment_for(self, writes: Writes) -> OpenSegment:
+        """Return a segment with room for *writes*; only the first record of a segment may be larger than it."""
+        if self._given_up:
+            self._seal_given_up()
+        size_bytes = writes.max_record_bytes
+        if self._segment is not None and not self._segment.has_room(size_bytes):
+            self._given_up.append(self._segment)
+            self._segment = None
+            self._seal_given_up()
+        if self._segment is None:
+            self._segment = self._new_segment(max(size_bytes, self._segment_bytes))
+        return self._segment
+
+    def _new_segment(self, max_bytes: int) -> OpenSegment:
+        with self._index.writing() as txn:
+            segment = self._index.new_segment_id(txn)
+        holder = segment_holder(segment)
+        self._room.take(holder, max_bytes)
+        try:
+            opened = OpenSegment.create(self._directory, segment, max_bytes=max_bytes)
+        except OSError:
+            self._room.give_back(holder)
+            raise
+        try:
+            now_ms = int(self._clock.now() * 1000)
+            with self._index.writing() as txn:
+                self._index.put_segment(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
+        except GridwrightError:
+            opened.close(sealed=True)
+            self._room.give_back(holder)
+            raise
+        return opened
+
+    def _append(self, segment: OpenSegment, buffers: Sequence[Buffer]) -> None:
+        try:
+            segment.append(buffers)
+        except OSError:
+            self._cut(segment)
+            raise
+        if not self._durable:
+            return
+        try:
+            segment.sync()
+        except OSError:
+            self._cut(segment)
+            self._give_up(segment)
+            raise
+
+    def _commit(self, segment: OpenSegment, group: Group, touched: Iterable[bytes], now_ms: int) -> set[int]:
+        try:
+            with self._index.writing() as txn:
+                taken = self._add(txn, group)
+                self._index.touch(txn, [*touched, *taken.keys], now_ms)
+            return taken.files
+        except GridwrightError:
+            if not self._is_committed(segment, group):
+                self._cut(segment)
+            raise
+
+    def _is_committed(self, segment: OpenSegment, group: Group) -> bool:
+        """Whether a transaction that failed took effect all the same: then its records must stay."""
+        try:
+            with self._index.reading() as txn:
+                state = self._index.segment_state(txn, segment.id)
+        except Unavailable:
+            self._give_up(segment)
+            return True
+        if state is None or state.end != group.end:
+            return False
+        segment.advance(group.end)
+        return True
+
+    def _cut(self, segment: OpenSegment) -> None:
+        """Cut off what does not count, so that no replay finds it."""
+        try:
+            segment.cut()
+        except OSError:
+            self._give_up(segment)
+
+    def _give_up(self, segment: OpenSegment) -> None:
+        if segment is self._segment:
+            self._segment = None
+            self._given_up.append(segment)
+
+    def _seal_given_up(self) -> None:
+        while self._given_up:
+            segment = self._given_up[-1]
+            with self._index.writing() as txn:
+                self._seal(txn, segment.id, segment.end)
+            self._given_up.pop().close(sealed=True)
+            if segment.end == 0:
+                self._directory.discard(segment.id)
+
+    def _seal(self, txn: lmdb.Transaction[bytes], segment: int, end: int) -> None:
+        """Tell the index that the segment is what it is; one that has nothing in it is forgotten."""
+        if end:
+            self._index.seal_segment(txn, segment, int(self._clock.now() * 1000))
+            self._room.settle(txn, segment_holder(segment), end)
+        else:
+            self._index.forget_segment(txn, segment)
+            self._room.drop(txn, segment_holder(segment))
+
+    def _replay(self, segment: int) -> None:
+        """Bring what is beyond the replay offset into the index, cut off what is torn, and seal."""
+        disk = self._directory.disk
+        with self._index.reading() as txn:
+            state = self._index.segment_state(txn, segment)
+        if state is None or not state.is_open:
+            return  # another process was quicker
+        try:
+            fd = disk.open(self._directory.path_of(segment), os.O_RDWR)
+        except FileNotFoundError:
+            with self._index.writing() as txn:
+                self._seal(txn, segment, state.end)
+            return
+        end = state.end
+        try:
+            if self._durable:
+                disk.sync(fd)  # before a row names what a killed process may have left in the page cache only
+            for records in _batches(scan(disk, fd, end)):
+                self._restore(segment, records)
+                end = records[-1].offset + records[-1].size
+            if disk.size(fd) > end:
+                disk.truncate(fd, end)
+                if self._durable:
+                    disk.sync(fd)
+        finally:
+            disk.close(fd)
+        with self._index.writing() as txn:
+            self._seal(txn, segment, end)
+        if end == 0:
+            self._directory.discard(segment)
+
+    def _restore(self, segment: int, records: Sequence[Record]) -> None:
+        blobs: list[tuple[bytes, bytes]] = []
+        large: list[tuple[bytes, Row]] = []
+        blob_bytes = 0
+        for record in records:
+            touched_ms = record.touched * 1000
+            if record.kind is Kind.BLOB:
+                row = Row(touched_ms, segment, record.offset, len(record.payload))
+                blobs.append((record.key, pack_row(row)))
+                blob_bytes += record.size
+                continue
+            row = Row(touched_ms, 0, *decode_large(record.payload))
+            # Without a charge there is no file: it was discarded as nobody's.
+            if self._room.is_taken(large_holder(row.offset)):
+                large.append((record.key, row))
+        end = records[-1].offset + records[-1].size
+        with self._index.writing() as txn:
+            newest_ms = max([record.touched for record in records]) * 1000
+            self._add(txn, Group(segment, end, blobs, blob_bytes, newest_ms, large))
+
+    def _add(self, txn: lmdb.Transaction[bytes], group: Group) -> Taken:
+        taken = self._index.add(txn, group)
+        for _, row in group.large:
+            if row.offset not in taken.files:
+                self._room.settle(txn, large_holder(row.offset), file_bytes(row.stored_bytes))
+        return taken
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Share out *records* among transactions, without holding the bytes of all of them."""
+    batch: list[Record] = []
+    size_bytes = 0
+    for record in records:
+        batch.append(record)
+        size_bytes += record.size
+        if len(batch) == MAX_ROWS or size_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _encoded(writes: Writes, segment: OpenSegment, now_ms: int) -> tuple[list[Buffer], Group]:
+    """Return the bytes to append, and the rows, in the order of their keys, that go with them."""
+    buffers: list[Buffer] = []
+    rows: list[tuple[bytes, bytes]] = []
+    number, offset, touched = segment.id, segment.end, now_ms // 1000
+    for key, payload in writes.blobs:
+        head = encode(Kind.BLOB, key, payload, touched)
+        buffers += (head, payload)
+        rows.append((key, row_value(now_ms, number, offset, len(payload), 0)))
+        offset += len(head) + len(payload)
+    blob_bytes = offset - segment.end
+    large: list[tuple[bytes, Row]] = []
+    for key, reference in writes.large:
+        payload = encode_large(reference)
+        head = encode(Kind.LARGE, key, payload, touched)
+        buffers += (head, payload)
+        large.append((key, Row(now_ms, 0, *reference)))
+        offset += len(head) + len(payload)
+    # Neighbours in the tree share pages, and a page is copied once per transaction.
+    rows.sort()
+    return buffers, Group(number, offset, rows, blob_bytes, now_ms, large)

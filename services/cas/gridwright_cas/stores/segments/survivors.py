@@ -1,0 +1,128 @@
+"""Records that outlive their segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gridwright.errors import GridwrightError, ResourceExhausted
+from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.segments.disk import Buffer
+from gridwright_cas.stores.segments.parts import Parts
+from gridwright_cas.stores.segments.record import Kind, Record, encode
+from gridwright_cas.stores.segments.room import segment_holder
+from gridwright_cas.stores.segments.row import Row, SegmentState
+from gridwright_cas.stores.segments.segment_file import OpenSegment
+
+
+class Survivors:
+    """The segment to which the evictor copies what was used lately.
+
+    It is apart from those of new blobs: what has been used again once is likely to be used
+    again, and segments that die as a whole cost no copying. Copies are synchronised whatever the store's
+    durability, as the originals may have been.
+
+    One thread uses it.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._segment: OpenSegment | None = None
+        self._begun_ms = 0
+
+    def keep(self, survivors: Sequence[tuple[Record, Row]]) -> int:
+        """Copy records, and let their rows name the copies; return how many bytes were written.
+
+        At most MAX_ROWS, and together no more than a segment has, but for a single one.
+
+        Raises:
+            ResourceExhausted: there is no room to copy them to.
+            Unavailable: the disk fails; all rows are as they were.
+        """
+        size_bytes = sum(record.size for record, _ in survivors)
+        with disk_errors():
+            segment = self._segment_for(size_bytes)
+            buffers: list[Buffer] = []
+            moves: list[tuple[bytes, Row, Row]] = []
+            offset = segment.end
+            for record, row in survivors:
+                head = encode(Kind.BLOB, record.key, record.payload, row.touched_ms // 1000)
+                buffers += (head, record.payload)
+                moves.append((record.key, row, row._replace(segment=segment.id, offset=offset)))
+                offset += len(head) + len(record.payload)
+            try:
+                segment.append(buffers)
+                segment.sync()
+                self._move(segment, moves, offset)
+            except (OSError, GridwrightError):
+                # Whether it took effect is for a replay to find out; nothing is appended to it any more.
+                self._segment = None
+                segment.close(sealed=False)
+                raise
+            segment.advance(offset)
+        return size_bytes
+
+    def seal_if_begun_before(self, moment_ms: int) -> None:
+        """Seal the segment if it is older than that."""
+        if self._begun_ms < moment_ms:
+            self.close()
+
+    def close(self) -> None:
+        """Seal the segment; the next survivor begins another one."""
+        if self._segment is None:
+            return
+        segment, self._segment = self._segment, None
+        index, room = self._parts.index, self._parts.room
+        holder = segment_holder(segment.id)
+        try:
+            with index.writing() as txn:
+                if segment.end:
+                    # Its place in the order is that of its first record: the blobs in it are older than it is.
+                    index.seal_segment(txn, segment.id, self._begun_ms)
+                    room.settle(txn, holder, segment.end)
+                else:
+                    index.forget_segment(txn, segment.id)
+        except GridwrightError:
+            segment.close(sealed=False)
+            raise
+        segment.close(sealed=True)
+        if not segment.end:
+            with disk_errors():
+                self._parts.segments.unlink(segment.id)
+            room.give_back(holder)
+
+    def _segment_for(self, size_bytes: int) -> OpenSegment:
+        if self._segment is not None and not self._segment.has_room(size_bytes):
+            self.close()
+        if self._segment is None:
+            self._segment = self._new_segment(max(size_bytes, self._parts.room.size.segment_bytes))
+        return self._segment
+
+    def _new_segment(self, max_bytes: int) -> OpenSegment:
+        index, room = self._parts.index, self._parts.room
+        with index.writing() as txn:
+            number = index.new_segment_id(txn)
+        holder = segment_holder(number)
+        if not room.try_take(holder, max_bytes, survivors=True):
+            raise ResourceExhausted("the store has no room for what should outlive its segment")
+        try:
+            segment = OpenSegment.create(self._parts.segments, number, max_bytes=max_bytes)
+        except OSError:
+            room.give_back(holder)
+            raise
+        self._begun_ms = now_ms = self._parts.now_ms()
+        try:
+            with index.writing() as txn:
+                index.put_segment(txn, number, SegmentState(0, 0, 0, 0, now_ms, 0))
+        except GridwrightError:
+            segment.close(sealed=True)
+            room.give_back(holder)
+            raise
+        return segment
+
+    def _move(self, segment: OpenSegment, moves: Sequence[tuple[bytes, Row, Row]], end: int) -> None:
+        index = self._parts.index
+        with index.writing() as txn:
+            index.move(txn, moves)
+            state = index.segment_state(txn, segment.id)
+            if state is not None:
+                index.put_segment(txn, segment.id, state._replace(end=end))

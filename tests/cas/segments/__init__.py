@@ -1,0 +1,1 @@
+"""Tests of the segment engine, and the disks that fail under it."""
