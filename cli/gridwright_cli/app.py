@@ -8,6 +8,8 @@ import typer
 
 from gridwright.version import VERSION
 from gridwright_cli.capabilities import capabilities
+from gridwright_cli.cas.command import cas
+from gridwright_cli.config.command import config
 from gridwright_cli.execute.command import execute
 from gridwright_cli.up.command import up
 
@@ -39,3 +41,5 @@ app.command()(up)
 # What follows the command's name is the command's own, also what looks like an option.
 app.command(context_settings={"allow_interspersed_args": False})(execute)
 app.command()(capabilities)
+app.add_typer(cas, name="cas")
+app.add_typer(config, name="config")

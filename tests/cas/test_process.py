@@ -30,6 +30,7 @@ cas:
   store: {store}
 """
 FILES = "{verify: {backend: {filesystem: {content_path: cas, eviction_policy: {max_bytes: 1Gb}}}}}"
+SEGMENTS = FILES.replace("filesystem", "segments")
 MEMORY = "{memory: {}}"
 BLOB = b"some bytes" * 500_000
 DIGEST = DigestFunction.SHA256.digest(BLOB)
@@ -76,13 +77,14 @@ async def connected(instance: str = "main") -> AsyncIterator[RemoteStore]:
         yield RemoteStore(RetryingChannel(channel), instance)
 
 
-async def test_blobs_outlive_the_process_that_was_killed(data: Path) -> None:
-    async with cas_process(data) as process, connected() as cas:
+@pytest.mark.parametrize("store", [FILES, SEGMENTS])
+async def test_blobs_outlive_the_process_that_was_killed(data: Path, store: str) -> None:
+    async with cas_process(data, store) as process, connected() as cas:
         await cas.put(DIGEST, chunks_of(BLOB))
         await write_blob(cas, SMALL, b"small")
         process.kill()
         await process.wait()
-    async with cas_process(data), connected() as cas:
+    async with cas_process(data, store), connected() as cas:
         assert await cas.missing({DIGEST, SMALL}) == set()
         assert await read_all(cas, DIGEST) == BLOB
         assert await read_blob(cas, SMALL) == b"small"
@@ -96,7 +98,7 @@ async def test_instances_keep_their_blobs_apart(data: Path) -> None:
 
 async def test_the_service_says_what_it_can_do_and_how_it_is(data: Path) -> None:
     async with cas_process(data, MEMORY), GrpcChannel("unix:run/cas.sock") as channel:
-        capabilities = await CapabilitiesClient(channel).get_capabilities(
+        capabilities = await CapabilitiesClient(RetryingChannel(channel)).get_capabilities(
             pb.GetCapabilitiesRequest(instance_name="main"), timeout=10
         )
         assert capabilities.cache_capabilities.max_batch_total_size_bytes > 2**20
@@ -123,6 +125,28 @@ async def test_a_second_process_on_the_same_directory_says_so_and_ends(data: Pat
             _, errors = await second.communicate()
         assert second.returncode == 78
         assert "another process keeps its blobs in cas/main" in errors.decode()
+
+
+async def test_two_processes_share_a_directory_of_segments(data: Path) -> None:
+    async with cas_process(data, SEGMENTS), connected() as one:
+        (data / "second.yaml").write_text(
+            GRID.format(store=SEGMENTS).replace("run/cas.sock", "run/two.sock").replace("run/admin", "run/two-admin")
+        )
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gridwright_cas", "--config", "second.yaml", cwd=data, stdout=PIPE, stderr=PIPE
+        )
+        try:
+            async with GrpcChannel("unix:run/two.sock") as channel:
+                two = RemoteStore(RetryingChannel(channel), "main")
+                await write_blob(two, SMALL, b"small")
+                await one.put(DIGEST, chunks_of(BLOB))
+                assert await read_blob(one, SMALL) == b"small"
+                assert await read_all(two, DIGEST) == BLOB
+        finally:
+            second.terminate()
+            async with asyncio.timeout(30):
+                await second.communicate()
+        assert second.returncode == 0
 
 
 async def test_settings_that_make_no_sense_end_the_start(data: Path) -> None:

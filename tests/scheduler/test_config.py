@@ -8,7 +8,7 @@ import pytest
 
 from gridwright.errors import ConfigurationError
 from gridwright.settings import validate_settings
-from gridwright_scheduler.config import SchedulerFile, SchedulerSettings
+from gridwright_scheduler.config import PropertyKind, SchedulerFile, SchedulerSettings
 from gridwright_worker.config import WorkerSettings
 
 
@@ -35,3 +35,10 @@ def test_times_that_fit_are_accepted() -> None:
 
 def test_scheduler_and_worker_agree_on_the_timeout_of_an_action_that_asks_for_none() -> None:
     assert WorkerSettings().default_timeout_seconds == scheduler().max_execution_seconds
+
+
+def test_a_platform_property_is_matched_as_its_kind_says() -> None:
+    section = scheduler(platform_properties={"ISA": "exact", "cpu_count": "minimum", "pool": "priority", "x": "ignore"})
+    assert section.properties_of(PropertyKind.MINIMUM) == {"cpu_count"}
+    with pytest.raises(ConfigurationError, match=r"scheduler.platform_properties.ISA: .*'exact', 'minimum'"):
+        scheduler(platform_properties={"ISA": "best"})

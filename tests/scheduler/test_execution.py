@@ -432,6 +432,21 @@ async def test_properties_decide_which_worker_runs_what(grid: Grid) -> None:
     poll.cancel()
 
 
+async def test_settings_say_how_properties_are_matched(tmp_path: Path) -> None:
+    kinds = {"cpu_count": "minimum", "memory_kb": "priority"}
+    async with open_grid(tmp_path, platform_properties=kinds) as grid:
+        wanted = {"cpu_count": "4", "memory_kb": "1000"}
+        stream = grid.client.execute(await grid.client.upload("true", properties=wanted))
+        await stream.next()
+        small = await grid.worker("small", properties=[("cpu_count", "2")])
+        poll = small.poll()
+        large = await grid.worker("large", properties=[("cpu_count", "16")])
+        await large.run()
+        assert (await stream.response()).result.execution_metadata.worker == "large"
+        assert not poll.done()
+        poll.cancel()
+
+
 async def test_a_stream_in_which_nothing_happens_repeats_itself(tmp_path: Path) -> None:
     """EXE-30."""
     async with open_grid(tmp_path, keepalive_seconds=0.1) as grid:

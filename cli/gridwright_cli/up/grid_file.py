@@ -33,7 +33,7 @@ def grid_settings(options: UpOptions) -> dict[str, Any]:
         "cas": {
             **_listeners("cas"),
             "store": {
-                "verify": {"backend": {"filesystem": {"content_path": "cas", "eviction_policy": {"max_bytes": "20Gb"}}}}
+                "verify": {"backend": {"segments": {"content_path": "cas", "eviction_policy": {"max_bytes": "20Gb"}}}}
             },
         },
         "actioncache": {

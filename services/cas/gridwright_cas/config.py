@@ -2,72 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 
-from gridwright.settings import Address, ByteSize, GridSettings, OneOf, Section, ServerSettings
-
-
-class EvictionPolicy(Section):
-    """When blobs go to make room for others."""
-
-    max_bytes: ByteSize
-    """The most that the store keeps; the least recently used blobs go first. Each storage domain has its own."""
-
-
-class Durability(StrEnum):
-    """What an acknowledged upload has survived."""
-
-    FULL = "full"
-    RELAXED = "relaxed"
-
-
-class MemoryStoreSettings(Section):
-    """Blobs in the memory of the process, gone when it ends."""
-
-    eviction_policy: EvictionPolicy = EvictionPolicy(max_bytes=1_000_000_000)
-    """When blobs go."""
-
-
-class FilesystemStoreSettings(Section):
-    """Each blob in a file of its own."""
-
-    content_path: Path = Path(".gridwright/cas")
-    """The directory; one process at a time can use it. Each storage domain has a directory in it."""
-
-    eviction_policy: EvictionPolicy = EvictionPolicy(max_bytes=20_000_000_000)
-    """When blobs go."""
-
-    durability: Durability = Durability.FULL
-    """`full` synchronises each file before it gets its name; `relaxed` leaves that to the system: faster on slow
-    disks, and after a power cut a file system without ordered writes may hold wrong bytes."""
-
-
-class VerifyStoreSettings(Section):
-    """A store that refuses uploads whose hash or size is wrong."""
-
-    backend: StoreSettings
-    """The store that keeps what is right."""
-
-
-class StoreSettings(OneOf):
-    """A store: exactly one of these keys."""
-
-    memory: MemoryStoreSettings | None = None
-    """Blobs in memory."""
-
-    filesystem: FilesystemStoreSettings | None = None
-    """Blobs in files."""
-
-    verify: VerifyStoreSettings | None = None
-    """Uploads are checked."""
-
-    @property
-    def variant(self) -> MemoryStoreSettings | FilesystemStoreSettings | VerifyStoreSettings:
-        """The one that was given."""
-        variant = self.memory or self.filesystem or self.verify
-        assert variant is not None, "the validator sees to it"
-        return variant
+from gridwright.settings import Address, GridSettings, ServerSettings
+from gridwright.store_settings.leaves import SegmentsStoreSettings
+from gridwright.store_settings.named_stores import Root, Use
+from gridwright.store_settings.store import StoreSettings, VerifyStoreSettings
 
 
 class CasSettings(ServerSettings):
@@ -80,7 +21,9 @@ class CasSettings(ServerSettings):
     """Where /healthz, /readyz, /status and /metrics are served, over HTTP."""
 
     store: StoreSettings = StoreSettings(
-        verify=VerifyStoreSettings(backend=StoreSettings(filesystem=FilesystemStoreSettings()))
+        verify=VerifyStoreSettings(
+            backend=StoreSettings(segments=SegmentsStoreSettings(content_path=Path(".gridwright/cas")))
+        )
     )
     """Where blobs are kept."""
 
@@ -90,3 +33,7 @@ class CasFile(GridSettings):
 
     cas: CasSettings = CasSettings()
     """The CAS service."""
+
+    @property
+    def store_roots(self) -> Sequence[Root]:
+        return (Root("cas.store", self.cas.store, Use.BLOBS),)

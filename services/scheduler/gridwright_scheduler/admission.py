@@ -33,6 +33,8 @@ class AdmissionPolicy:
     max_execution_seconds: float
     #: Platform properties that are for the runner, and not matched.
     ignored_properties: Set[str]
+    #: Those of which a worker may offer more than an action asks for.
+    minimum_properties: Set[str]
     #: The digest function that stock workers are run with.
     stock_function: DigestFunction
 
@@ -110,6 +112,7 @@ class Admission:
                 document.action,
                 command,
                 ignored=self._policy.ignored_properties,
+                minimum=self._policy.minimum_properties,
                 stock_function=self._policy.stock_function,
             ),
             priority=request.execution_policy.priority,

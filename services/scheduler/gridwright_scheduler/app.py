@@ -30,7 +30,7 @@ from gridwright_scheduler.answered import AnsweredOperations
 from gridwright_scheduler.attendance import Attendance
 from gridwright_scheduler.board import Board
 from gridwright_scheduler.coalesced_store import CoalescedStore
-from gridwright_scheduler.config import SchedulerFile, SchedulerSettings
+from gridwright_scheduler.config import PropertyKind, SchedulerFile, SchedulerSettings
 from gridwright_scheduler.database import upkeep
 from gridwright_scheduler.database.assignments import Bounds
 from gridwright_scheduler.database.engine import open_database
@@ -187,6 +187,9 @@ def _stores(cas: Channel, instances: Instances) -> Mapping[str, BlobStore]:
 def _admission_policy(section: SchedulerSettings) -> AdmissionPolicy:
     return AdmissionPolicy(
         max_execution_seconds=section.max_execution_seconds,
-        ignored_properties=section.ignored_properties,
+        ignored_properties=section.ignored_properties
+        | section.properties_of(PropertyKind.PRIORITY)
+        | section.properties_of(PropertyKind.IGNORE),
+        minimum_properties=section.properties_of(PropertyKind.MINIMUM),
         stock_function=section.bots.stock_digest_function,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
 from gridwright.digest import DigestFunction
 from gridwright.instances import FunctionName
-from gridwright.settings import Address, GridSettings, Section, ServerSettings
+from gridwright.sections import Section
+from gridwright.settings import Address, GridSettings, ServerSettings
 
 #: Workers of ours give a call up after 60 seconds; the answer must be on its way well before.
 _MAX_HOLD_SECONDS = 45.0
@@ -51,6 +54,15 @@ class BotsSettings(Section):
                 f"heartbeat_seconds ({self.heartbeat_seconds:g}); else workers that are only late are taken for gone"
             )
         return self
+
+
+class PropertyKind(StrEnum):
+    """How what an action asks for is compared with what a worker offers."""
+
+    EXACT = "exact"
+    MINIMUM = "minimum"
+    PRIORITY = "priority"
+    IGNORE = "ignore"
 
 
 class SchedulerSettings(ServerSettings):
@@ -97,8 +109,17 @@ class SchedulerSettings(ServerSettings):
     ignored_properties: frozenset[str] = frozenset({"chrootRootDigest"})
     """Platform properties that are for the runner, and not matched against what workers offer."""
 
+    platform_properties: Mapping[str, PropertyKind] = {}
+    """How a platform property is matched, by its name: `exact` (as all that are not named here: a worker must offer
+    this value), `minimum` (a number: a worker must offer at least that), `priority` and `ignore` (for people and
+    runners: any worker will do)."""
+
     bots: BotsSettings = BotsSettings()
     """How workers are kept in touch with."""
+
+    def properties_of(self, kind: PropertyKind) -> frozenset[str]:
+        """Return the names of the platform properties that are matched as *kind*."""
+        return frozenset(name for name, one in self.platform_properties.items() if one is kind)
 
 
 class SchedulerFile(GridSettings):

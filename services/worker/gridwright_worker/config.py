@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from gridwright.instances import InstanceName
-from gridwright.settings import MAX_SLOTS, Address, ByteSize, GridSettings, Section
+from gridwright.quantities import ByteSize
+from gridwright.sections import Section
+from gridwright.settings import MAX_SLOTS, Address, GridSettings
 
 #: How REAPI's platform lexicon calls what the kernel calls otherwise.
 _ISA = {"x86_64": "x86-64", "aarch64": "arm-a64"}

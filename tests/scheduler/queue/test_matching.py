@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import pytest
 
 from gridwright.digest import DigestFunction
+from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_scheduler.queue.matching import Assignment, Candidate, IdleWorker, match
 from gridwright_scheduler.queue.names import ActionId, BotKey
@@ -27,7 +30,7 @@ def offer(*properties: tuple[str, str], instance: str = "main", ours: bool = Tru
     return Offer(instance, frozenset(properties), ours)
 
 
-def needs(*properties: tuple[str, str], instance: str = "main", ours_only: bool = False) -> Requirements:
+def needs(*properties: tuple[str, str | int], instance: str = "main", ours_only: bool = False) -> Requirements:
     return Requirements(instance, tuple(sorted(properties)), ours_only)
 
 
@@ -96,6 +99,12 @@ def test_many_workers_and_many_actions_are_matched_completely() -> None:
         (offer(LINUX, instance="other"), needs(LINUX), False),
         (offer(LINUX, ours=False), needs(LINUX, ours_only=True), False),
         (offer(LINUX, ours=True), needs(LINUX, ours_only=True), True),
+        (offer(("cpu_count", "8")), needs(("cpu_count", 8)), True),
+        (offer(("cpu_count", "16")), needs(("cpu_count", 8)), True),
+        (offer(("cpu_count", "4"), ("cpu_count", "9")), needs(("cpu_count", 8)), True),
+        (offer(("cpu_count", "4")), needs(("cpu_count", 8)), False),
+        (offer(("cpu_count", "many")), needs(("cpu_count", 8)), False),
+        (offer(LINUX), needs(("cpu_count", 0)), False),
     ],
 )
 def test_a_worker_serves_what_it_has_every_property_for(offered: Offer, needed: Requirements, served: bool) -> None:
@@ -117,6 +126,17 @@ def test_the_order_of_properties_makes_no_difference_and_ignored_ones_make_none(
     one = required(platform("b", "a", "chrootRootDigest"), pb.Command())
     other = required(platform("a", "b"), pb.Command())
     assert platform_id(one) == platform_id(other)
+
+
+def test_what_is_a_minimum_must_be_a_number() -> None:
+    def platform(value: str) -> pb.Action:
+        return pb.Action(platform=pb.Platform(properties=[{"name": "cpu_count", "value": value}]))
+
+    assert required(platform("8"), pb.Command(), minimum={"cpu_count"}).properties == (("cpu_count", 8),)
+    assert required(platform("8"), pb.Command()).properties == (("cpu_count", "8"),)
+    for value in ("", "-1", "many", "9" * 20):
+        with pytest.raises(InvalidRequest, match="cpu_count is a number here"):
+            required(platform(value), pb.Command(), minimum={"cpu_count"})
 
 
 @pytest.mark.parametrize(
@@ -143,6 +163,7 @@ def test_stock_workers_get_only_what_they_understand(
         (needs(LINUX), [offer(LINUX, instance="other")], "no worker is connected"),
         (needs(("ISA", "nope")), [offer(X86)], "ISA=nope: workers offer x86-64"),
         (needs(("zzz", "1")), [offer(X86)], "zzz=1: no worker offers that property at all"),
+        (needs(("cpu_count", 8)), [offer(("cpu_count", "4"))], "cpu_count>=8: workers offer 4"),
         (needs(LINUX, X86), [offer(LINUX), offer(X86)], "no single worker has all of"),
         (needs(LINUX, ours_only=True), [offer(LINUX, ours=False)], "output_paths"),
     ],
@@ -172,12 +193,18 @@ def test_patience_starts_anew_when_a_worker_has_been_there() -> None:
     assert patience.exhausted(waiting, [], 121) == [platform]
 
 
-def required(action: pb.Action, command: pb.Command, function: DigestFunction = DigestFunction.SHA256) -> Requirements:
+def required(
+    action: pb.Action,
+    command: pb.Command,
+    function: DigestFunction = DigestFunction.SHA256,
+    minimum: Set[str] = frozenset(),
+) -> Requirements:
     return requirements_of(
         "main",
         function,
         action,
         command,
         ignored={"chrootRootDigest"},
+        minimum=minimum,
         stock_function=DigestFunction.SHA256,
     )

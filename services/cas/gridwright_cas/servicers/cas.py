@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TypeAlias
 
 from gridwright.auth.identity import Role
 from gridwright.blobs.store import BlobStore
@@ -12,11 +13,15 @@ from gridwright.instances import Instance, Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ContentAddressableStorage
 from gridwright.wire.call import Call
-from gridwright.wire.digests import child_digest, digest_message, make_digest, read_digest, read_digests
+from gridwright.wire.digests import child_digest, make_digest, read_digest, read_digests, read_sound_digests
 from gridwright.wire.limits import MAX_BATCH_BYTES
-from gridwright.wire.statuses import ok_status, status_message
+from gridwright.wire.statuses import status_message
 from gridwright_cas.servicers.tree_pages import tree_pages
 from gridwright_cas.stores.trees import walk_tree
+
+Entry: TypeAlias = pb.BatchUpdateBlobsRequest.Request
+#: The blobs of a batch that can be kept, and for each of its entries the digest, or what is wrong with it.
+Readable: TypeAlias = tuple[dict[Digest, bytes], Sequence[Digest | GridwrightError]]
 
 
 class CasServicer(ContentAddressableStorage):
@@ -32,38 +37,46 @@ class CasServicer(ContentAddressableStorage):
 
     async def find_missing_blobs(self, request: pb.FindMissingBlobsRequest, call: Call) -> pb.FindMissingBlobsResponse:
         instance = self._open(request.instance_name, call, Role.READER)
-        digests = read_digests(request.blob_digests, instance, request.digest_function, field="blob_digests")
-        missing = await self._stores[instance.storage].missing(set(digests))
+        messages = list(request.blob_digests)
+        digests = read_digests(messages, instance, request.digest_function, field="blob_digests")
         # Each once, in the order of the question.
-        answer = [digest_message(digest) for digest in dict.fromkeys(digests) if digest in missing]
+        asked = dict(zip(digests, messages, strict=True))
+        missing = await self._stores[instance.storage].missing(asked.keys())
+        answer = [message for digest, message in asked.items() if digest in missing] if missing else []
         return pb.FindMissingBlobsResponse(missing_blob_digests=answer)
 
     async def batch_update_blobs(self, request: pb.BatchUpdateBlobsRequest, call: Call) -> pb.BatchUpdateBlobsResponse:
         instance = self._open(request.instance_name, call, Role.CAS_WRITER)
-        _refuse_too_much(sum(len(entry.data) for entry in request.requests), "requests")
-        blobs, verdicts = _readable_entries(request, instance)
+        entries = list(request.requests)
+        _refuse_too_much(sum([len(entry.data) for entry in entries]), "requests")
+        blobs, verdicts = _sound_entries(entries, instance, request.digest_function) or _readable_entries(
+            entries, instance, request.digest_function
+        )
         kept = await self._stores[instance.storage].put_many(blobs) if blobs else {}
-        responses = []
-        for entry, verdict in zip(request.requests, verdicts, strict=True):
+        response = pb.BatchUpdateBlobsResponse()
+        add = response.responses.add
+        for entry, verdict in zip(entries, verdicts, strict=True):
             error = kept[verdict] if isinstance(verdict, Digest) else verdict
-            status = ok_status() if error is None else status_message(error)
-            responses.append(pb.BatchUpdateBlobsResponse.Response(digest=entry.digest, status=status))
-        return pb.BatchUpdateBlobsResponse(responses=responses)
+            _begin(add(), entry.digest, error)
+        return response
 
     async def batch_read_blobs(self, request: pb.BatchReadBlobsRequest, call: Call) -> pb.BatchReadBlobsResponse:
         instance = self._open(request.instance_name, call, Role.READER)
-        digests = read_digests(request.digests, instance, request.digest_function)
-        _refuse_too_much(sum(digest.size_bytes for digest in digests), "digests")
+        messages = list(request.digests)
+        digests = read_digests(messages, instance, request.digest_function)
+        _refuse_too_much(sum([digest.size_bytes for digest in digests]), "digests")
         found = await self._stores[instance.storage].get_many(set(digests))
-        responses = []
-        for message, digest in zip(request.digests, digests, strict=True):
+        response = pb.BatchReadBlobsResponse()
+        add = response.responses.add
+        for message, digest in zip(messages, digests, strict=True):
             blob = found[digest]
             if isinstance(blob, GridwrightError):
-                response = pb.BatchReadBlobsResponse.Response(digest=message, status=status_message(blob))
+                _begin(add(), message, blob)
             else:
-                response = pb.BatchReadBlobsResponse.Response(digest=message, data=blob, status=ok_status())
-            responses.append(response)
-        return pb.BatchReadBlobsResponse(responses=responses)
+                one = add()
+                _begin(one, message, None)
+                one.data = blob
+        return response
 
     async def get_tree(self, request: pb.GetTreeRequest, call: Call) -> AsyncIterator[pb.GetTreeResponse]:
         instance = self._open(request.instance_name, call, Role.READER)
@@ -98,20 +111,48 @@ def _refuse_too_much(size_bytes: int, field: str) -> None:
         )
 
 
-def _readable_entries(
-    request: pb.BatchUpdateBlobsRequest, instance: Instance
-) -> tuple[dict[Digest, bytes], Sequence[Digest | GridwrightError]]:
+def _begin(
+    response: pb.BatchUpdateBlobsResponse.Response | pb.BatchReadBlobsResponse.Response,
+    asked: pb.Digest,
+    error: GridwrightError | None,
+) -> None:
+    """Say of which blob *response* is, and how it went.
+
+    Field by field: to make messages and give them to another one's constructor, which copies
+    them, takes two to three times as long.
+    """
+    digest = response.digest
+    digest.hash = asked.hash
+    digest.size_bytes = asked.size_bytes
+    if error is None:
+        response.status.SetInParent()  # it is there, and its code is OK
+    else:
+        response.status.CopyFrom(status_message(error))
+
+
+def _sound_entries(entries: Sequence[Entry], instance: Instance, named: int) -> Readable | None:
+    """Return what ``_readable_entries`` returns, if nothing is wrong with any entry and no digest comes twice."""
+    if any([entry.compressor for entry in entries]):
+        return None
+    digests = read_sound_digests([entry.digest for entry in entries], instance, named)
+    if digests is None:
+        return None
+    blobs = dict(zip(digests, [entry.data for entry in entries], strict=True))
+    return (blobs, digests) if len(blobs) == len(digests) else None
+
+
+def _readable_entries(entries: Sequence[Entry], instance: Instance, named: int) -> Readable:
     """Return the blobs to keep, and for each entry its blob's digest, or what is wrong with the entry."""
     blobs: dict[Digest, bytes] = {}
     verdicts: list[Digest | GridwrightError] = []
     function: DigestFunction | None = None
-    for index, entry in enumerate(request.requests):
+    for index, entry in enumerate(entries):
         field = f"requests[{index}]"
         try:
             if entry.compressor != pb.Compressor.IDENTITY:
                 raise InvalidRequest(f"{field}: this server takes batches uncompressed only", field=field)
             if function is None:
-                digest = read_digest(entry.digest, instance, request.digest_function, field=f"{field}.digest")
+                digest = read_digest(entry.digest, instance, named, field=f"{field}.digest")
                 function = digest.function  # of all: one request, one function (checklist DIG-10)
             else:
                 digest = make_digest(function, entry.digest.hash, entry.digest.size_bytes, field=f"{field}.digest")

@@ -9,19 +9,23 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gridwright.digest import DigestFunction
+from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_scheduler.queue.names import PlatformId
 
 #: The worker property by which a worker of ours says so; it is never matched.
 OURS = "gridwright"
+#: Of a number that a property may ask for: 2^63 and some.
+_MAX_DIGITS = 19
 
 
 class Requirements(NamedTuple):
     """What a bot must offer to be given an action; actions with equal ones share a queue."""
 
     instance: str
-    #: Sorted, each pair once: the bot must offer every one of them (checklist PLAT-05).
-    properties: tuple[tuple[str, str], ...]
+    #: Sorted, each pair once: the bot must offer every one of them (checklist PLAT-05). A number says that what the
+    #: bot offers must be at least that.
+    properties: tuple[tuple[str, str | int], ...]
     #: Stock workers know one digest function, and produce no output for the legacy output fields.
     ours_only: bool
 
@@ -43,14 +47,23 @@ def requirements_of(
     command: pb.Command,
     *,
     ignored: Set[str],
+    minimum: Set[str] = frozenset(),
     stock_function: DigestFunction,
 ) -> Requirements:
     """Return what a bot must offer to run *action*, leaving the properties named in *ignored* to the runner.
 
-    The Action's platform wins over the Command's (checklist PLAT-01, PLAT-02).
+    Of those named in *minimum* it may offer more than is asked for. The Action's platform wins
+    over the Command's (checklist PLAT-01, PLAT-02).
+
+    Raises:
+        InvalidRequest: what must be a number is none.
     """
     platform = action.platform if action.HasField("platform") else command.platform
-    properties = {(one.name, one.value) for one in platform.properties if one.name not in ignored}
+    properties = {
+        (one.name, _number(one.name, one.value) if one.name in minimum else one.value)
+        for one in platform.properties
+        if one.name not in ignored
+    }
     legacy = not command.output_paths and bool(command.output_files or command.output_directories)
     return Requirements(instance, tuple(sorted(properties)), function is not stock_function or legacy)
 
@@ -67,7 +80,7 @@ def serves(offer: Offer, requirements: Requirements) -> bool:
     return (
         offer.instance == requirements.instance
         and (offer.ours or not requirements.ours_only)
-        and offer.properties.issuperset(requirements.properties)
+        and all(_offers(offer, name, value) for name, value in requirements.properties)
     )
 
 
@@ -77,17 +90,39 @@ def why_nobody_serves(requirements: Requirements, offers: Collection[Offer]) -> 
     if not offers:
         return "no worker is connected"
     for name, value in requirements.properties:
-        if not any((name, value) in offer.properties for offer in offers):
+        if not any(_offers(offer, name, value) for offer in offers):
             known = sorted({held for offer in offers for key, held in offer.properties if key == name})
             offered = f"workers offer {_listed(known)}" if known else "no worker offers that property at all"
-            return f"no worker has the platform property {name}={value}: {offered}"
+            return f"no worker has the platform property {_in_words(name, value)}: {offered}"
     if requirements.ours_only and not any(offer.ours for offer in offers):
         return (
             "the connected workers know neither output_files and output_directories nor other digest functions than "
             "their own; send output_paths, or run a Gridwright worker"
         )
-    wanted = ", ".join(f"{name}={value}" for name, value in requirements.properties)
+    wanted = ", ".join(_in_words(name, value) for name, value in requirements.properties)
     return f"no single worker has all of the platform properties {wanted}"
+
+
+def _offers(offer: Offer, name: str, value: str | int) -> bool:
+    if isinstance(value, str):
+        return (name, value) in offer.properties
+    return any(key == name and _is_number(held) and int(held) >= value for key, held in offer.properties)
+
+
+def _number(name: str, value: str) -> int:
+    if not _is_number(value):
+        raise InvalidRequest(
+            f"the platform property {name} is a number here, not {value!r}", field="platform.properties"
+        )
+    return int(value)
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS
+
+
+def _in_words(name: str, value: str | int) -> str:
+    return f"{name}={value}" if isinstance(value, str) else f"{name}>={value}"
 
 
 def _listed(values: Iterable[str]) -> str:

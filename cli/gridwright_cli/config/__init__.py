@@ -1,0 +1,1 @@
+"""`gridwright config`: settings files of ours are checked, those of NativeLink translated."""
