@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,11 +14,18 @@ import uvloop
 
 from bench.action_cache import bench_action_cache
 from bench.bytestream import bench_bytestream
+from bench.cas_batches import Amount, bench_cas_batches
+from bench.cas_bytestream import bench_cas_bytestream
+from bench.cas_fill import bench_cas_fill
+from bench.cas_open import bench_cas_open
+from bench.cas_process import STORES
 from bench.grid import own_grid
 from bench.noop_actions import bench_noop_actions
 from bench.target import Target
 
-BENCHMARKS = ("noop_actions", "action_cache", "bytestream")
+#: Of a whole grid, and of a CAS by itself, which is started for each store.
+GRID_BENCHMARKS = ("noop_actions", "action_cache", "bytestream")
+CAS_BENCHMARKS = ("cas_batch_update", "cas_batch_read", "cas_find_missing", "cas_bytestream", "cas_open", "cas_fill")
 
 
 def main() -> None:
@@ -33,7 +40,9 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"], nargs="?", default="all")
+    parser.add_argument(
+        "name", choices=[*GRID_BENCHMARKS, *CAS_BENCHMARKS, "all", "grid", "cas"], nargs="?", default="all"
+    )
     ours = parser.add_argument_group("which grid; by default one is started for the time of the benchmark")
     ours.add_argument("--endpoint", help="the gRPC target of a grid that runs")
     ours.add_argument("--instance", default="main", help="its instance name (%(default)s)")
@@ -48,26 +57,49 @@ def _parser() -> argparse.ArgumentParser:
     peer.add_argument(
         "--peer-platform", action="append", default=[], metavar="NAME=VALUE", help="a platform property of its actions"
     )
+    cas = parser.add_argument_group("the CAS by itself, which is started for each of its stores")
+    cas.add_argument(
+        "--stores",
+        type=lambda names: names.split(","),
+        default=["filesystem", "segments"],
+        help=f"which of {', '.join(STORES)} (filesystem,segments)",
+    )
+    cas.add_argument("--batches", type=int, default=100, help="batches of 1,000 blobs per run (%(default)s)")
+    cas.add_argument("--rows", type=int, default=10_000_000, help="blobs of the index to open (%(default)s)")
+    cas.add_argument("--capacity-mib", type=int, default=512, help="size of the store to overfill (%(default)s)")
     how = parser.add_argument_group("how much")
     how.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (%(default)s)")
     how.add_argument("--actions", type=int, default=500, help="actions per run (%(default)s)")
     how.add_argument("--hits", type=int, default=5000, help="action-cache hits per run (%(default)s)")
-    how.add_argument("--processes", type=int, default=1, help="client processes for the hits (%(default)s)")
+    how.add_argument(
+        "--processes", type=int, default=1, help="client processes, where there may be several (%(default)s)"
+    )
     how.add_argument("--size-mib", type=int, default=1024, help="size of the large blob (%(default)s)")
     how.add_argument("--chunk-kib", type=int, default=1024, help="size of its messages (%(default)s)")
     return parser
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    names = BENCHMARKS if arguments.name == "all" else (arguments.name,)
-    async with _target(arguments) as target:
-        targets = [target]
-        if arguments.peer:
-            platform = tuple(tuple(one.split("=", 1)) for one in arguments.peer_platform)
-            targets.append(Target(arguments.peer_name, arguments.peer, arguments.peer_instance, platform=platform))
-        _tell_of_the_machine()
-        for name in names:
-            await _bench(name, targets, arguments)
+    _tell_of_the_machine()
+    of_grid, of_cas = _chosen(arguments.name)
+    if of_grid:
+        async with _target(arguments) as target:
+            targets = [target]
+            if arguments.peer:
+                platform = tuple(tuple(one.split("=", 1)) for one in arguments.peer_platform)
+                targets.append(Target(arguments.peer_name, arguments.peer, arguments.peer_instance, platform=platform))
+            for name in of_grid:
+                await _bench_grid(name, targets, arguments)
+    if of_cas:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.data) as data:
+            for name in of_cas:
+                await _bench_cas(name, Path(data), arguments)
+
+
+def _chosen(name: str) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the benchmarks of a grid and of the CAS that *name* stands for."""
+    of_grid = [one for one in GRID_BENCHMARKS if name in (one, "grid", "all")]
+    return of_grid, [one for one in CAS_BENCHMARKS if name in (one, "cas", "all")]
 
 
 def _tell_of_the_machine() -> None:
@@ -77,7 +109,7 @@ def _tell_of_the_machine() -> None:
         print("this machine has other work: what follows is too low", flush=True)
 
 
-async def _bench(name: str, targets: list[Target], arguments: argparse.Namespace) -> None:
+async def _bench_grid(name: str, targets: list[Target], arguments: argparse.Namespace) -> None:
     repeat = arguments.repeat
     match name:
         case "noop_actions":
@@ -90,6 +122,25 @@ async def _bench(name: str, targets: list[Target], arguments: argparse.Namespace
             await bench_bytestream(
                 targets, size_bytes=arguments.size_mib * 2**20, chunk_bytes=arguments.chunk_kib * 1024, repeat=repeat
             )
+
+
+async def _bench_cas(name: str, data: Path, arguments: argparse.Namespace) -> None:
+    match name:
+        case "cas_bytestream":
+            await bench_cas_bytestream(
+                data,
+                arguments.stores,
+                size_bytes=arguments.size_mib * 2**20,
+                chunk_bytes=arguments.chunk_kib * 1024,
+                repeat=arguments.repeat,
+            )
+        case "cas_open":
+            await bench_cas_open(data, rows=arguments.rows, repeat=arguments.repeat)
+        case "cas_fill":
+            await bench_cas_fill(data, arguments.stores, capacity_bytes=arguments.capacity_mib * 2**20)
+        case _:
+            amount = Amount(arguments.batches, arguments.processes, arguments.repeat)
+            await bench_cas_batches(name, data, arguments.stores, amount)
 
 
 @asynccontextmanager

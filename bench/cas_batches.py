@@ -1,0 +1,141 @@
+"""The bulk RPCs of one CAS process: batches of small blobs in and out, and questions which are missing."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.batches import BLOB_BYTES, BLOBS_PER_BATCH, Batches, Questions, Reads, Updates
+from bench.cas_process import INSTANCE, CasProcess, own_cas
+from bench.client_processes import Share, run_clients
+from bench.load import Run
+from bench.report import print_table
+
+#: A run ends after this, whatever is left of its batches.
+_MAX_SECONDS = 20.0
+#: So many batches are there, per client, before blobs are read or asked for, again and again.
+_WARM_BATCHES = 40
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is sent, and by how many."""
+
+    batches: int
+    processes: int
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    title: str
+    in_flight: int
+    #: Made for the number of a run, and of a client in it.
+    batches: Callable[[int, int, int], Batches]
+    #: What the table counts, and how many of them are in a call.
+    unit: str
+    units_per_call: int
+    #: Calls for each batch of the amount: some are cheap.
+    calls_per_batch: int = 1
+    #: Whether the blobs have to be there.
+    warm: bool = True
+
+
+def _new(run: int, client: int, batches: int) -> Batches:
+    return Updates(INSTANCE, seed=1000 * (run + 1) + client, batches=batches)
+
+
+def _reads(run: int, client: int, batches: int) -> Batches:
+    return Reads(INSTANCE, seed=client, batches=_WARM_BATCHES)
+
+
+def _questions(run: int, client: int, batches: int) -> Batches:
+    return Questions(INSTANCE, seed=client, batches=_WARM_BATCHES)
+
+
+_KINDS = {
+    "cas_batch_update": _Kind(
+        f"BatchUpdateBlobs of {BLOBS_PER_BATCH} new blobs of {BLOB_BYTES} bytes, acknowledged when they are durable",
+        in_flight=4,
+        batches=_new,
+        unit="blobs",
+        units_per_call=BLOBS_PER_BATCH,
+        warm=False,
+    ),
+    "cas_batch_read": _Kind(
+        f"BatchReadBlobs of {BLOBS_PER_BATCH} blobs of {BLOB_BYTES} bytes, warm",
+        in_flight=4,
+        batches=_reads,
+        unit="blobs",
+        units_per_call=BLOBS_PER_BATCH,
+    ),
+    "cas_find_missing": _Kind(
+        f"FindMissingBlobs of {BLOBS_PER_BATCH} digests, half present",
+        in_flight=8,
+        batches=_questions,
+        unit="calls",
+        units_per_call=1,
+        calls_per_batch=20,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    run: Run
+    #: Of the server, in all its threads, for each blob of a batch.
+    cpu_microseconds: float
+
+
+async def bench_cas_batches(name: str, data: Path, stores: Sequence[str], amount: Amount) -> None:
+    """Measure one RPC with each of *stores*, in directories of their own below *data*; print the medians."""
+    kind = _KINDS[name]
+    rows = []
+    for store in stores:
+        with tempfile.TemporaryDirectory(prefix=f"{store}-", dir=data) as directory:
+            async with own_cas(Path(directory), store) as cas:
+                if kind.warm:
+                    await _fill(cas, amount.processes)
+                runs = [await _measure(cas, kind, amount, run) for run in range(amount.repeat)]
+                rows.append(_row(cas, kind, runs))
+    clients = f"{amount.processes} client process{'es' if amount.processes > 1 else ''}"
+    print_table(f"{kind.title}; {kind.in_flight} in flight from {clients} (median of {amount.repeat})", rows)
+
+
+async def _fill(cas: CasProcess, processes: int) -> None:
+    written = [Updates(INSTANCE, seed=client, batches=_WARM_BATCHES) for client in range(processes)]
+    await run_clients([Share(cas.endpoint, batches, _WARM_BATCHES, 4, float("inf")) for batches in written])
+
+
+async def _measure(cas: CasProcess, kind: _Kind, amount: Amount, run: int) -> _Measured:
+    batches = amount.batches // amount.processes
+    shares = [
+        Share(
+            cas.endpoint,
+            kind.batches(run, client, batches),
+            calls=batches * kind.calls_per_batch,
+            in_flight=max(1, kind.in_flight // amount.processes),
+            seconds=_MAX_SECONDS,
+        )
+        for client in range(amount.processes)
+    ]
+    before = cas.cpu_seconds()
+    measured = await run_clients(shares)
+    cpu_seconds = cas.cpu_seconds() - before
+    return _Measured(measured, cpu_seconds / (len(measured.latencies_seconds) * BLOBS_PER_BATCH) * 1e6)
+
+
+def _row(cas: CasProcess, kind: _Kind, runs: Sequence[_Measured]) -> dict[str, str]:
+    rate = statistics.median(one.run.per_second for one in runs) * kind.units_per_call
+    return {
+        "store": cas.name,
+        f"{kind.unit}/s": f"{rate:,.0f}",
+        "p50 ms": f"{statistics.median(one.run.latency_ms(50) for one in runs):.1f}",
+        "p99 ms": f"{statistics.median(one.run.latency_ms(99) for one in runs):.1f}",
+        "server's µs per digest": f"{statistics.median(one.cpu_microseconds for one in runs):.2f}",
+        "RssAnon MiB": f"{cas.anonymous_bytes() / _MIB:.0f}",
+    }
