@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gridwright.auth.authenticator import LoopbackAuthenticator
 from gridwright.auth.identity import ANONYMOUS
 from gridwright.errors import ConfigurationError, NotFound, ResourceExhausted, Unavailable
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
@@ -23,6 +24,7 @@ from gridwright.wire.call import Call
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.limits import MAX_RECEIVE_BYTES
 from gridwright.wire.server import serving
+from gridwright.wire.serving import generic_handler
 from tests.shared.probe import KINDS, Probe, ProbeByteStream, ProbeEvents, options, unary_unary
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*method is deprecated.*:DeprecationWarning")
@@ -265,3 +267,33 @@ def test_clients_may_ping_every_ten_seconds_also_without_calls() -> None:
     assert option["grpc.http2.min_ping_interval_without_data_ms"] <= 10_000
     assert option["grpc.keepalive_permit_without_calls"] == 1
     assert option["grpc.http2.max_ping_strikes"] == 0
+
+
+class HandlerCallDetails(NamedTuple):
+    method: str
+    invocation_metadata: tuple[()]
+
+
+class GoneContext:
+    """What grpc gives for a call whose caller has gone, while it has not yet cancelled the call."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "unix:"
+
+    def time_remaining(self) -> None:
+        return None
+
+    def set_trailing_metadata(self, trailers: object) -> None: ...
+
+    async def write(self, message: object) -> None:
+        raise grpc.aio.InternalError
+
+
+async def test_a_reader_who_leaves_half_way_is_no_fault_of_ours(probe: Probe) -> None:
+    handlers: Any = generic_handler(ProbeByteStream(probe), LoopbackAuthenticator())
+    read = handlers.service(HandlerCallDetails(f"/{BYTE_STREAM}/Read", ()))
+    with pytest.raises(asyncio.CancelledError):
+        await read.unary_stream(b"", GoneContext())

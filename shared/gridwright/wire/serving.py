@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -59,12 +60,12 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
         try:
             async with aclosing(answer(decoded(method, request), call)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    await _write(context, response)
         finally:
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)
 
-    codecs = (None, method.response.SerializeToString)
+    codecs = (None, _encoded)
     match method.client_streaming, method.server_streaming:
         case False, False:
             return grpc.unary_unary_rpc_method_handler(unary, *codecs)
@@ -74,6 +75,20 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
             return grpc.stream_unary_rpc_method_handler(unary, *codecs)
         case _:
             return grpc.stream_stream_rpc_method_handler(stream, *codecs)
+
+
+async def _write(context: Any, response: Any) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        # The caller has gone, and grpc says so here before it cancels the call.
+        raise asyncio.CancelledError from None
+
+
+def _encoded(response: Any) -> bytes:
+    """Anything that encodes itself is an answer: a servicer may have a cheaper way than protobuf's."""
+    encoded: bytes = response.SerializeToString()
+    return encoded
 
 
 def _decoded(method: Method[Any, Any], data: bytes) -> Any:

@@ -13,6 +13,7 @@ from gridwright.protos.google.bytestream import bytestream_pb2 as pb
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.wire.call import Call
 from gridwright.wire.resource_names import BlobName, parse_read_name, parse_write_name
+from gridwright_cas.servicers.read_response import read_response
 
 #: A proxy may route by this header, so it must tell the truth (checklist BSN-15).
 _RESOURCE_NAME_HEADER = "build.bazel.remote.execution.v2.resource-name"
@@ -49,7 +50,7 @@ class ByteStreamServicer(ByteStream):
             raise InvalidRequest("read_limit must not be negative", field="read_limit")
         chunks = self._store(blob).get(blob.digest, offset=request.read_offset, limit=request.read_limit or None)
         async for chunk in chunks:
-            yield pb.ReadResponse(data=chunk)
+            yield read_response(chunk)
 
     async def write(self, requests: AsyncIterator[pb.WriteRequest], call: Call) -> pb.WriteResponse:
         first = await anext(requests, None)

@@ -56,8 +56,10 @@ class CasServicer(ContentAddressableStorage):
         response = pb.BatchUpdateBlobsResponse()
         add = response.responses.add
         for entry, verdict in zip(entries, verdicts, strict=True):
-            error = kept[verdict] if isinstance(verdict, Digest) else verdict
-            _begin(add(), entry.digest, error)
+            if isinstance(verdict, Digest):
+                _begin(add(), verdict, kept[verdict])
+            else:
+                _begin(add(), entry.digest, verdict)
         return response
 
     async def batch_read_blobs(self, request: pb.BatchReadBlobsRequest, call: Call) -> pb.BatchReadBlobsResponse:
@@ -113,7 +115,7 @@ def _refuse_too_much(size_bytes: int, field: str) -> None:
 
 def _begin(
     response: pb.BatchUpdateBlobsResponse.Response | pb.BatchReadBlobsResponse.Response,
-    asked: pb.Digest,
+    asked: pb.Digest | Digest,
     error: GridwrightError | None,
 ) -> None:
     """Say of which blob *response* is, and how it went.

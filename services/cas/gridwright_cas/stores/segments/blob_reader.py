@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import BlobCorrupted, BlobNotFound, GridwrightError
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import Index
+from gridwright_cas.stores.segments.large_file import BLOCK_BYTES
 from gridwright_cas.stores.segments.large_files import LargeFiles
 from gridwright_cas.stores.segments.large_read import LargeRead
 from gridwright_cas.stores.segments.record import Damaged
 from gridwright_cas.stores.segments.row import Row, pack_row, touched_before, unpack_row
 from gridwright_cas.stores.segments.segment_reader import Payload, Run, SegmentReader, places_of, runs_of
 
+#: So many blocks of a large blob are being read while one travels.
+_READ_AHEAD = 2
 #: What has moved twice while it was read is left to whoever asks again.
 _LOOKS = 2
 
@@ -103,13 +107,16 @@ class BlobReader:
         begun = False
         for look in range(_LOOKS):
             read = LargeRead(self._large_files, row.offset, digest)
-            reading: Future[bytes] | None = None
+            reads: deque[Future[bytes]] = deque()
             try:
-                while start < end:
-                    reading = reading or self._threads.submit(read.read, start, end)
-                    chunk = await asyncio.wrap_future(reading)
-                    start += len(chunk)
-                    reading = self._threads.submit(read.read, start, end) if start < end else None
+                for block in _blocks(start, end):
+                    reads.append(self._threads.submit(read.read, *block))
+                    if len(reads) > _READ_AHEAD:
+                        chunk = await asyncio.wrap_future(reads.popleft())
+                        begun = True
+                        yield chunk
+                while reads:
+                    chunk = await asyncio.wrap_future(reads.popleft())
                     begun = True
                     yield chunk
                 return
@@ -168,3 +175,11 @@ def _attempt(
                 return {place[3]: gone for place in run.places}
     except GridwrightError as error:
         return {place[3]: error for place in run.places}
+
+
+def _blocks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the bytes from *start* to *end* as they lie in blocks."""
+    while start < end:
+        block_end = min(end, start - start % BLOCK_BYTES + BLOCK_BYTES)
+        yield start, block_end
+        start = block_end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import InvalidDigest
@@ -11,6 +11,7 @@ from gridwright.errors import InvalidDigest
 _PACKERS = {function: struct.Struct(f">B{function.hash_length // 2}sQ").pack for function in DigestFunction}
 _FUNCTIONS = {int(function): function for function in DigestFunction}
 _SIZE_BYTES = 8
+_HEXADECIMAL = b"0123456789abcdef"
 
 
 def key_of(digest: Digest) -> bytes:
@@ -23,19 +24,26 @@ def key_of(digest: Digest) -> bytes:
     return keys_of((digest,))[0]
 
 
-def keys_of(digests: Iterable[Digest]) -> list[bytes]:
-    """Return the keys of *digests*, in order; as :func:`key_of`, at a third of the price."""
-    digests = list(digests)
-    fromhex, packers = bytes.fromhex, _PACKERS
+def keys_of(digests: Collection[Digest]) -> list[bytes]:
+    """Return the keys of *digests*, in order; as :func:`key_of`, at a fraction of the price for many at once.
+
+    Raises:
+        InvalidDigest: as :func:`key_of`.
+    """
+    if not digests:
+        return []
+    functions, hashes, sizes = zip(*digests, strict=True)
+    used = set(functions)
+    if len(used) > 1:
+        return [keys_of((digest,))[0] for digest in digests]
+    function = used.pop()
+    if set(map(len, hashes)) != {function.hash_length} or "".join(hashes).encode().translate(None, _HEXADECIMAL):
+        raise InvalidDigest(f"not a {function.name} hash in lower-case hexadecimal")
     try:
-        keys = [packers[function](function, fromhex(text), size) for function, text, size in digests]
-    except (ValueError, struct.error, KeyError):
-        raise InvalidDigest("a hash that is not hexadecimal, or a size out of range") from None
-    for digest, key in zip(digests, keys, strict=True):
-        # fromhex skips spaces and takes capitals, and the packer fills up and cuts; only one text comes back the same.
-        if key[1:-_SIZE_BYTES].hex() != digest[1]:
-            raise InvalidDigest(f"{digest.hash[:200]!r} is not a {digest.function.name} hash in lower-case hexadecimal")
-    return keys
+        # Loops of C, not of Python: this is the dearest part of a question about thousands of blobs.
+        return list(map(_PACKERS[function], functions, map(bytes.fromhex, hashes), sizes))
+    except struct.error:
+        raise InvalidDigest("a size out of range") from None
 
 
 def digest_of(key: bytes) -> Digest:
