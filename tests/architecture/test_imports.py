@@ -23,6 +23,7 @@ WORDS = (
     "gridwright.errors",
     "gridwright.clock",
     "gridwright.direction",
+    "gridwright.disk_errors",
     "gridwright.file_lock",
     "gridwright.lmdb_file",
     "gridwright.blobs",

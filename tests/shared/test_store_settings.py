@@ -162,6 +162,16 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
         "cas.store.existence_cache.eviction_policy.max_seconds: required over grpc, since another CAS does not tell "
         "what it removes; write, say, 600",
     ),
+    "an existence cache over what is kept in grpc alone": (
+        {
+            "existence_cache": {
+                "backend": {"fast_slow": {"fast": GRPC, "slow": MEMORY, "slow_direction": "read_only"}},
+            }
+        },
+        [],
+        "cas.store.existence_cache.eviction_policy.max_seconds: required over grpc, since another CAS does not tell "
+        "what it removes; write, say, 600",
+    ),
     "a size of nothing": (
         {"size_partitioning": {"size": 0, "lower_store": NOOP, "upper_store": MEMORY}},
         [],
@@ -200,6 +210,11 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
         {"segments": {"content_path": "a", "eviction_policy": {}}},
         [],
         "cas.store.segments: the size of its files depends on max_bytes; write eviction_policy: {max_bytes: 100Gb}",
+    ),
+    "segments in next to no room": (
+        {"segments": {"content_path": "a", "eviction_policy": {"max_bytes": "1Mb"}}},
+        [],
+        "cas.store.segments: its index and what it holds back leave no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more",
     ),
     "more evicted than there is": (
         {"memory": {"eviction_policy": {"max_bytes": 10, "evict_bytes": 10}}},

@@ -28,6 +28,10 @@ def _target(address: str) -> str:
 GrpcTarget = Annotated[str, Field(min_length=1), AfterValidator(_target)]
 
 
+#: Below this what a segment store holds back for itself leaves too little, or nothing.
+_MIN_SEGMENTS_BYTES = 16_000_000
+
+
 class MemoryStoreSettings(Section):
     """In the memory of the process, gone when it ends."""
 
@@ -57,7 +61,8 @@ class FilesystemStoreSettings(Section):
 
     durability: Durability = Durability.FULL
     """`full` synchronises each file before it gets its name; `relaxed` leaves that to the system: faster on slow
-    disks, and after a power cut a file system without ordered writes may hold wrong bytes."""
+    disks, and after a power cut a file system without ordered writes may hold wrong bytes. In a CAS a power cut may
+    take the last uploads back in either case, each as a whole; `segments` keeps them."""
 
 
 class SegmentsStoreSettings(Section):
@@ -87,6 +92,10 @@ class SegmentsStoreSettings(Section):
     def _bounded(self) -> Self:
         if not self.eviction_policy.max_bytes:
             raise ValueError("the size of its files depends on max_bytes; write eviction_policy: {max_bytes: 100Gb}")
+        if self.eviction_policy.max_bytes < _MIN_SEGMENTS_BYTES:
+            raise ValueError(
+                "its index and what it holds back leave no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more"
+            )
         return self
 
 

@@ -229,8 +229,8 @@ class NamedStores:
     def _announces_removals(self, store: StoreSettings) -> bool:
         target = self.target(store)
         inner = dict(target.inner())
-        if target.kind == "fast_slow":
-            return self._announces_removals(inner["slow"])
+        if isinstance(halves := target.variant, FastSlowStoreSettings) and halves.slow_direction.takes_puts:
+            return self._announces_removals(halves.slow)
         return target.kind != "grpc" and all(self._announces_removals(one) for one in inner.values())
 
 

@@ -20,7 +20,10 @@ class LogFormat(StrEnum):
 
 
 def configure_logging(service: str, *, level: str, format_: LogFormat, stream: TextIO = sys.stderr) -> None:
-    """Send the logs of this process, also those of libraries, to *stream*; called once, by ``__main__``."""
+    """Send the logs of this process, also those of libraries, to *stream*; called once, by ``__main__``.
+
+    Tracebacks come without local variables: these hold blobs of many MiB, and tokens.
+    """
     as_json = format_ is LogFormat.JSON or (format_ is LogFormat.AUTO and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -30,9 +33,14 @@ def configure_logging(service: str, *, level: str, format_: LogFormat, stream: T
     ]
     renderers: list[structlog.typing.Processor]
     if as_json:
-        renderers = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        renderers = [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False)
+            )
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -110,7 +110,7 @@ class House:
         digests = [SHA256.digest(blob) for blob in blobs]
         writes = Writes([(key_of(digest), blob) for digest, blob in zip(digests, blobs, strict=True)])
         self.evictor.make_room()
-        self.writer.write(writes)
+        self.writer.commit(self.writer.append(writes))
         return digests
 
     def put_random(self, count: int, size: int = 1000) -> list[Digest]:
@@ -121,7 +121,9 @@ class House:
         digest = SHA256.digest(blob)
         self.evictor.make_room()
         kept = self._upload(digest, blob)
-        self.writer.write(Writes(large=[(key_of(digest), LargeFileRef(kept.file_id, kept.stored_bytes))]))
+        self.writer.commit(
+            self.writer.append(Writes(large=[(key_of(digest), LargeFileRef(kept.file_id, kept.stored_bytes))]))
+        )
         return digest
 
     def fill(self, times: float, size: int = 4000) -> list[Digest]:

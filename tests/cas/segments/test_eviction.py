@@ -110,3 +110,24 @@ def test_an_old_store_writes_touches_every_ten_minutes_and_one_that_turns_over_f
     assert touch_seconds(NOW_MS - 24 * HOUR_MS, NOW_MS) == USUAL_TOUCH_SECONDS
     assert touch_seconds(NOW_MS - 8_000, NOW_MS) == 1.0
     assert touch_seconds(NOW_MS + 5, NOW_MS) == 0.0
+
+
+def test_what_was_written_before_the_clock_was_set_back_goes_before_what_came_after() -> None:
+    month_ahead = segment(1, created_hours=-720, sealed_hours=-721)
+    after = segment(2, created_hours=2, sealed_hours=1)
+    assert victim(month_ahead, after, OPEN) == DropSegment(1, month_ahead.sealed_ms)
+
+
+def test_a_process_that_was_slow_to_begin_its_segment_loses_no_more_than_that_time() -> None:
+    begun_late = segment(1, created_hours=9.9, sealed_hours=1)
+    assert victim(begun_late, segment(2, created_hours=10, sealed_hours=2)) == DropSegment(2, NOW_MS - 2 * HOUR_MS)
+
+
+def test_large_files_whose_last_use_is_yet_to_come_go_first() -> None:
+    assert victim(OLD, large_hours=-720) == DropLarge(NEVER_MS)
+    assert victim(OLD, large_hours=-0.001) == DropSegment(1, OLD.sealed_ms)
+
+
+def test_strict_retention_waits_for_a_clock_that_was_set_back_no_longer_than_usual() -> None:
+    month_ahead = segment(1, created_hours=-720, sealed_hours=-721)
+    assert victim(month_ahead, segment(2, created_hours=1), retention=STRICT) == Wait(NOW_MS + 2 * HOUR_MS)

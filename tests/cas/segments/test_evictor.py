@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gridwright.blobs.eviction import EvictionPolicy
+from gridwright.digest import Digest
 from gridwright.errors import ResourceExhausted
 from gridwright.file_lock import try_lock
 from gridwright.testing.clock import FakeClock
@@ -24,6 +25,7 @@ from gridwright_cas.stores.segments.room import large_holder, segment_holder
 from tests.cas.segments.house import MIB, SHA256, House
 
 HOUR = 3600.0
+HALF = EvictionPolicy(max_bytes=16 * MIB)
 
 
 @pytest.fixture
@@ -128,6 +130,16 @@ def test_large_files_go_in_the_order_of_their_last_use(tmp_path: Path, clock: Fa
     house.close()
 
 
+def test_what_is_written_after_the_clock_was_set_back_does_not_go_at_once(house: House, clock: FakeClock) -> None:
+    house.fill(0.7)
+    for _ in range(4):
+        house.put_large(os.urandom(MIB))
+    clock.set_back(30 * 24 * HOUR)
+    for _ in range(6):
+        written = [house.put_large(os.urandom(MIB)), *house.fill(0.2)]
+        assert house.kept(written) == set(written)
+
+
 def test_evict_bytes_makes_that_much_room_at_once(tmp_path: Path, clock: FakeClock) -> None:
     house = House(tmp_path / "store", clock, policy=EvictionPolicy(max_bytes=16 * MIB, evict_bytes=8 * MIB))
     most = least = 0
@@ -197,6 +209,35 @@ def test_strict_retention_refuses_uploads_and_says_when_to_come_again(tmp_path: 
     clock.advance(4 * HOUR)
     house.evictor.make_room()
     house.put_large(bytes(4 * MIB))
+    assert house.stats.retention_violations == 0
+    house.close()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_lower_bound_takes_the_oldest_and_not_what_was_used_lately(
+    tmp_path: Path, clock: FakeClock, strict: bool
+) -> None:
+    used = fill_and_use(tmp_path / "store", clock, every=10)
+    house = House(tmp_path / "store", clock, policy=HALF, retention=Retention(strict=strict))
+    house.evictor.make_room()
+    assert house.kept(used) == set(used)
+    assert house.disk_bytes() <= HALF.max_bytes
+    assert house.stats.retention_violations == 0
+    house.close()
+
+
+def test_strict_retention_refuses_uploads_where_there_is_no_room_to_copy_what_must_stay(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    used = fill_and_use(tmp_path / "store", clock, every=1)
+    house = House(tmp_path / "store", clock, policy=HALF, retention=Retention(strict=True))
+    with pytest.raises(ResourceExhausted) as refused:
+        house.put_large(bytes(4 * MIB))
+    assert refused.value.retry_after_seconds
+    assert house.kept(used) == set(used)
+    clock.advance(4 * HOUR)
+    house.put_large(bytes(4 * MIB))
+    assert house.disk_bytes() <= HALF.max_bytes
     assert house.stats.retention_violations == 0
     house.close()
 
@@ -273,18 +314,6 @@ def test_a_row_that_moved_or_came_again_is_not_removed_with_its_old_place(house:
     assert moved.touched_ms == row.touched_ms
     house.remover.remove([(key, row)], Tally())
     assert SHA256.digest(house.get(digest)) == digest
-
-
-def test_compacting_a_segment_frees_what_is_dead_in_it(house: House) -> None:
-    digests = house.put_random(50, 4000)
-    house.seal()
-    rows = {key_of(digest): house.index.row_of(key_of(digest)) for digest in digests}
-    house.remover.remove([(key, row) for key, row in list(rows.items())[:40] if row], Tally())
-    before = house.disk_bytes()
-    assert house.evictor.compact(1) > 150_000
-    assert house.disk_bytes() < before - 100_000
-    for digest in digests[40:]:
-        assert SHA256.digest(house.get(digest)) == digest
 
 
 def test_what_was_doomed_before_a_crash_goes_after_it(tmp_path: Path, clock: FakeClock) -> None:
@@ -371,6 +400,18 @@ def test_the_account_agrees_with_the_files(house: House) -> None:
     survivors = house.room.size.segment_bytes
     assert files <= charged <= files + survivors
     assert file_bytes(3 * MIB) <= charged
+
+
+def fill_and_use(root: Path, clock: FakeClock, *, every: int) -> list[Digest]:
+    """Fill a store of twice ``HALF`` by more than that, wait for four hours, and return what was used since."""
+    house = House(root, clock, policy=EvictionPolicy(max_bytes=2 * HALF.max_bytes))
+    written = house.fill(0.6)
+    house.seal()
+    clock.advance(4 * HOUR)
+    used = written[::every]
+    house.touch(*used)
+    house.close()
+    return used
 
 
 def housekeeper(house: House, removed: threading.Event) -> Housekeeper:

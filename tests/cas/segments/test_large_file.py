@@ -164,6 +164,16 @@ def test_more_may_come_than_was_announced_as_long_as_there_is_room(house: House)
     assert house.large.file_ids() == set()
 
 
+def test_an_upload_takes_no_more_room_ahead_than_has_come_already(house: House) -> None:
+    upload = house.large.begin(SHA256.digest(b"stalls")._replace(size_bytes=2**40))
+    try:
+        upload.write([bytes(MIB)])
+        with house.index.reading() as txn:
+            assert house.room.used_by(txn, b"L") <= 2 * file_bytes(MIB)
+    finally:
+        upload.close()
+
+
 def test_an_upload_that_cannot_fit_is_refused(house: House) -> None:
     upload = house.large.begin(SHA256.digest(bytes(100))._replace(size_bytes=2**40))
     try:

@@ -15,10 +15,10 @@ from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore, write_blob
 from gridwright.clock import Clock, SystemClock
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import BlobCorrupted, BlobNotFound, ConfigurationError, InvalidDigest
-from gridwright.testing.blob_store_contract import BlobStoreContract, chunks_of, read_all
+from gridwright.errors import BlobCorrupted, BlobNotFound, ConfigurationError, InvalidDigest, Unavailable
+from gridwright.testing.blob_store_contract import chunks_of, read_all
 from gridwright.testing.clock import FakeClock
-from gridwright.testing.eviction_contract import EvictionContract
+from gridwright.testing.leaf_contract import LeafContract
 from gridwright_cas.stores.segments.disk import Buffer, Disk, SystemDisk
 from gridwright_cas.stores.segments.engine import SegmentSettings
 from gridwright_cas.stores.segments.key import key_of
@@ -42,17 +42,10 @@ def opened(
     return SegmentStore.opened(path, clock or FakeClock(), settings, disk=disk)
 
 
-class TestSegmentStore(BlobStoreContract):
+class TestSegmentStore(LeafContract):
     @pytest.fixture(params=[True, False], ids=["durable", "relaxed"])
     async def store(self, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[BlobStore]:
         async with opened(tmp_path, durable=request.param) as store:
-            yield store
-
-
-class TestEviction(EvictionContract):
-    @pytest.fixture
-    async def bounded_store(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
-        async with opened(tmp_path, SystemClock(), max_bytes=self.capacity_bytes) as store:
             yield store
 
 
@@ -213,6 +206,21 @@ async def test_a_rotten_record_is_answered_as_missing_announced_and_can_come_aga
         assert heard == {rotten}
         assert store.engine.stats.corrupt_blobs == 1
         assert await store.put_many(blobs) == dict.fromkeys(blobs)
+        assert await served(store, blobs) == blobs
+
+
+@pytest.mark.parametrize(("directory", "size"), [("segments", 1000), ("large", 3 * CHUNK_BYTES)])
+async def test_a_directory_that_is_gone_for_a_moment_costs_no_blob(tmp_path: Path, directory: str, size: int) -> None:
+    blobs = random_blobs(3, size)
+    async with opened(tmp_path) as store:
+        for digest, data in blobs.items():
+            await store.put(digest, chunks_of(data))
+    async with opened(tmp_path) as store:
+        (tmp_path / directory).rename(tmp_path / "away")
+        for digest in blobs:
+            with pytest.raises(Unavailable):
+                await read_all(store, digest)
+        (tmp_path / "away").rename(tmp_path / directory)
         assert await served(store, blobs) == blobs
 
 

@@ -11,7 +11,7 @@ from gridwright_cas.maintenance.messages import Messages
 from gridwright_cas.maintenance.stopping import Stop
 from gridwright_cas.maintenance.store_directory import OpenDirectory
 from gridwright_cas.maintenance.stored_blobs import stored_at
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.housekeeper import try_to_keep_house
 from gridwright_cas.stores.segments.record import Kind, Record, record_size
 from gridwright_cas.stores.segments.remover import Tally

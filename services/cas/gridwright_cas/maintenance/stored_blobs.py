@@ -10,7 +10,7 @@ from gridwright.digest import Digest
 from gridwright.errors import BlobCorrupted, BlobNotFound
 from gridwright_cas.maintenance.contents import Stored
 from gridwright_cas.maintenance.store_directory import OpenDirectory
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.key import digest_of, key_of
 from gridwright_cas.stores.segments.large_file import LargeFile
 from gridwright_cas.stores.segments.record import Damaged, payload_of, record_size

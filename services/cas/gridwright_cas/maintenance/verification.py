@@ -15,7 +15,7 @@ from gridwright_cas.maintenance.rows import rows_of
 from gridwright_cas.maintenance.stopping import Stop
 from gridwright_cas.maintenance.store_directory import OpenDirectory, quarantine_of
 from gridwright_cas.maintenance.stored_blobs import SmallBlob, stored_at
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.key import digest_of
 from gridwright_cas.stores.segments.record import Kind, Record
 from gridwright_cas.stores.segments.row import Row, SegmentState, unpack_row

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from gridwright.blobs.eviction import EvictionPolicy
@@ -17,19 +15,17 @@ from gridwright.errors import (
     BlobNotFound,
     ConfigurationError,
     GridwrightError,
-    InternalError,
     ResourceExhausted,
-    Unavailable,
 )
 from gridwright.file_lock import try_lock
 from gridwright_cas.stores.blob_index import BlobIndex, HeldBlob, cost_of
 from gridwright_cas.stores.direct_io import BufferPool
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.new_file import NewFile, open_new
 
 #: A hash, a size, and how much is stored if that is not the size.
 _FILE_NAME = re.compile(r"([0-9a-f]+)-(0|[1-9][0-9]{0,18})(?:\.(0|[1-9][0-9]{0,18}))?")
 _UPLOAD_NAME = re.compile(r"[0-9]+")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: So many files of one batch are open at the same time: far below the usual limit of 1,024 per process.
 _GROUP = 64
 
@@ -319,21 +315,6 @@ class Upload:
             if not self._published:
                 self._directory.release(cost_of(self._written_bytes))
                 os.unlink(self._path)
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Tell what the operating system says in words of our family; a failing disk is never absence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise ResourceExhausted(
-                f"the disk of the CAS is full ({error.strerror}); free some space, or lower max_bytes"
-            ) from error
-        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
-            raise InternalError(f"the file system of the CAS refuses a blob: {error.strerror}") from error
-        raise Unavailable(f"the disk of the CAS does not answer: {error.strerror}") from error
 
 
 def _nobody_listens(gone: Collection[Digest]) -> None:

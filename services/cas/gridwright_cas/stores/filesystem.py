@@ -17,8 +17,9 @@ from gridwright.blobs.store import CHUNK_BYTES, BlobStore, is_empty, part_of
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import BlobCorrupted, BlobNotFound, GridwrightError, ResourceExhausted
-from gridwright_cas.stores.blob_directory import BlobDirectory, Upload, disk_errors
+from gridwright_cas.stores.blob_directory import BlobDirectory, Upload
 from gridwright_cas.stores.direct_io import LARGE_BYTES, LatelyRead, bypass_cache, read_at
+from gridwright_cas.stores.disk_errors import disk_errors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class FilesystemStore(BlobStore):
         Args:
             policy: when blobs go.
             temp_path: where uploads are written before they get their name, on the same file system.
-            durable: whether uploads are on the disk when they are acknowledged.
+            durable: whether the bytes of uploads are on the disk when they are acknowledged; see ``BlobDirectory`` for
+                their names.
 
         Raises:
             ConfigurationError: the directory cannot be used.

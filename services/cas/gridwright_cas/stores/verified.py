@@ -12,6 +12,8 @@ from gridwright.errors import DigestMismatch, GridwrightError
 
 #: Hashing fewer bytes takes less time than handing them to a thread.
 _INLINE_BYTES = 128 * 1024
+#: hashlib keeps the interpreter's lock for fewer bytes, so another thread would only take turns with this one.
+_UNLOCKED_BYTES = 2048
 
 
 class VerifiedStore(ForwardingStore):
@@ -46,7 +48,7 @@ class VerifiedStore(ForwardingStore):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         refused = _wrong_sizes(blobs) if self._verify_size else {}
         if self._verify_hash:
-            if sum(map(len, blobs.values())) <= _INLINE_BYTES:
+            if sum([size for size in map(len, blobs.values()) if size >= _UNLOCKED_BYTES]) <= _INLINE_BYTES:
                 refused |= _wrong_hashes(blobs)
             else:
                 refused |= await asyncio.to_thread(_wrong_hashes, blobs)

@@ -7,7 +7,19 @@ offset*), and then the group is acknowledged. After a crash the bytes beyond the
 offset are read once more (``segment_file``) and the index has all that was acknowledged,
 whatever the number of blobs. A large blob is a file (``large_file``) and a record that says so.
 
-Modules from the bottom up: ``disk`` (the system calls), ``key`` and ``record`` (the bytes on
-disk), ``index`` (LMDB), ``segment_file`` (append, replay), ``group_commit`` (the thread that
-writes), ``store`` (the BlobStore).
+Room is charged before bytes are written (``room``), so that the directory never takes more than it
+may. One of the processes that use it keeps house: whole old segments go, and what was used since
+they were sealed is copied forward first. What goes loses its rows, that is brought to the disk, and
+then the files go, so no row ever names a file that is gone.
+
+Modules from the bottom up:
+
+- bytes: ``disk`` (the system calls), ``key``, ``record``, ``row``
+- the index: ``index_file`` (is LMDB's file whole?), ``index``, ``room``, ``removal_log``, ``owners``
+- writing: ``segment_file``, ``segment_writer`` (append, commit, replay), ``group_commit`` (who is written together)
+- large blobs: ``large_file`` (the format), ``large_files``, ``large_read``, ``partial_uploads``
+- reading: ``segment_reader``, ``blob_reader``, ``quarantine`` (for what is rotten)
+- keeping house: ``eviction`` (decisions), ``evictor``, ``remover``, ``survivors``, ``leftovers``, ``lost_index``,
+  ``scrubber``, ``housekeeper`` (the thread)
+- all of it: ``parts``, ``stats``, ``engine`` (synchronous), ``store`` (the BlobStore)
 """

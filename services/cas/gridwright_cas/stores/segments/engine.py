@@ -80,8 +80,8 @@ class SegmentSettings(NamedTuple):
 class Engine:
     """Everything synchronous of one store; ``SegmentStore`` brings it to the event loop.
 
-    The directory has ``index/``, ``segments/``, ``large/`` and ``locks/``. Several processes of
-    one machine may use it together.
+    The directory has ``index/``, ``segments/``, ``large/``, ``partial/``, ``quarantine/`` and ``locks/``.
+    Several processes of one machine may use it together.
     """
 
     def __init__(

@@ -7,6 +7,10 @@ its new segment it counts as used before that one was sealed. So one round over 
 segments ends with something to drop, however much is in use, and what was used lately
 outlives what was not. Large files have their own last use each; they go when they are
 older than the oldest segment.
+
+A clock that was set back makes what was written before look younger than all that comes after it, which
+would then go at once, for as long as the clock was wrong. So segments are aged by their numbers as well,
+and large files whose last use is yet to come go first.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ _MAX_COPIED_SEGMENTS = 16
 USUAL_TOUCH_SECONDS = 600.0
 #: Later than any touch.
 NEVER_MS = 2**63
+#: A last use that is yet to come by less than this may be a clock that was put right by a little.
+FUTURE_MS = 600_000
+_LONG_AGO_MS = 1
 
 
 class SegmentFacts(NamedTuple):
@@ -76,13 +83,17 @@ def next_victim(
 
     Args:
         segments: oldest first; open ones are left alone.
-        oldest_large_ms: last use of the large file that was not used for longest.
+        oldest_large_ms: last use of the large file that was not used for longest, or of one that is yet to come.
         copied_bytes: how much was copied forward since room was wanted.
     """
+    sealed_ms = {segment.id: segment.sealed_ms for segment in segments}
+    segments = _in_order(segments)
     sealed = [segment for segment in segments if segment.sealed_ms]
     for segment in sealed:
         if segment.live_count == 0:
             return DropSegment(segment.id, NEVER_MS)
+    if oldest_large_ms is not None and oldest_large_ms >= now_ms + FUTURE_MS:
+        return DropLarge(NEVER_MS)
     retained_ms = now_ms - int(retention.min_seconds * 1000)
     if retention.strict:
         sealed = [segment for segment in sealed if segment.created_ms <= retained_ms]
@@ -94,7 +105,7 @@ def next_victim(
     if oldest is None or (oldest_large_ms is not None and oldest_large_ms <= oldest.sealed_ms):
         limit_ms = oldest.sealed_ms if oldest is not None else NEVER_MS
         return DropLarge(min(limit_ms, retained_ms) if retention.strict else limit_ms)
-    keep_after_ms = oldest.sealed_ms if copied_bytes < _MAX_COPIED_SEGMENTS * segment_bytes else NEVER_MS
+    keep_after_ms = sealed_ms[oldest.id] if copied_bytes < _MAX_COPIED_SEGMENTS * segment_bytes else NEVER_MS
     return DropSegment(oldest.id, min(keep_after_ms, retained_ms) if retention.strict else keep_after_ms)
 
 
@@ -119,6 +130,19 @@ def touch_seconds(oldest_ms: int, now_ms: int) -> float:
     segment, begun at *oldest_ms*, has lived.
     """
     return min(USUAL_TOUCH_SECONDS, max(0.0, (now_ms - oldest_ms) / 8000))
+
+
+def _in_order(segments: Sequence[SegmentFacts]) -> Sequence[SegmentFacts]:
+    """Return *segments* as begun no later than those with larger numbers; sealed before all of them if by far."""
+    believable: list[SegmentFacts] = []
+    next_ms = NEVER_MS
+    for segment in reversed(segments):
+        shift_ms = max(0, segment.created_ms - next_ms)
+        next_ms = segment.created_ms - shift_ms
+        # Several processes that begin segments together may do so in another order than that of their numbers.
+        sealed_ms = segment.sealed_ms - shift_ms if shift_ms < FUTURE_MS else _LONG_AGO_MS
+        believable.append(segment._replace(created_ms=next_ms, sealed_ms=sealed_ms if segment.sealed_ms else 0))
+    return believable[::-1]
 
 
 def _sealed_ms(segment: SegmentFacts) -> int:

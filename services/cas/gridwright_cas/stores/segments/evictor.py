@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from gridwright.blobs.eviction import EvictionPolicy
+from gridwright.errors import ResourceExhausted
 from gridwright_cas.stores.segments.eviction import (
+    FUTURE_MS,
     NEVER_MS,
     DropLarge,
     DropSegment,
@@ -34,6 +36,8 @@ class Evictor:
         self._remover = remover
         self._policy = policy
         self._retention = retention
+        #: There is nothing to be found before this moment (monotonic seconds), unless somebody else makes room.
+        self._stuck_until = 0.0
 
     def run(self) -> None:
         """Finish what was begun before, drop what has expired or is too much, and make room ahead.
@@ -67,20 +71,13 @@ class Evictor:
         if room.free_bytes >= low_bytes:
             room.refuse_no_more()
 
-    def compact(self, segment: int) -> int:
-        """Copy what is live in a sealed segment and drop the file; return how many bytes that frees."""
-        with self._parts.index.reading() as txn:
-            state = self._parts.index.segment_state(txn, segment)
-        if state is None or state.is_open:
-            return 0
-        tally = Tally()
-        self._remover.drop_segment(segment, tally, keep_after_ms=-1, must_keep=True)
-        return state.end - tally.copied_bytes
-
     def _evict_next(self, tally: Tally, needed_bytes: int) -> bool:
         """Drop what should go next; return whether there was anything."""
         parts = self._parts
-        segments, oldest_large = self._segments(), self._oldest_large(1)
+        now = parts.clock.now()
+        if parts.clock.monotonic() < self._stuck_until:
+            return False
+        segments, oldest_large = self._segments(), self._first_large(1)
         victim = next_victim(
             segments,
             oldest_large[0][1].touched_ms if oldest_large else None,
@@ -91,11 +88,18 @@ class Evictor:
         )
         match victim:
             case DropSegment(segment, keep_after_ms):
-                self._remover.drop_segment(segment, tally, keep_after_ms=keep_after_ms)
+                try:
+                    self._remover.drop_segment(
+                        segment, tally, keep_after_ms=keep_after_ms, must_keep=self._retention.strict
+                    )
+                except ResourceExhausted:
+                    # To look again means to read the segment again.
+                    self._stuck_until = parts.clock.monotonic() + _MAX_REFUSAL_SECONDS
+                    parts.room.refuse_until(now, _MAX_REFUSAL_SECONDS)
+                    return False
             case DropLarge(before_ms):
                 self._drop_large(before_ms, needed_bytes, tally)
             case Wait(until_ms):
-                now = parts.clock.now()
                 parts.room.refuse_until(now, min(_MAX_REFUSAL_SECONDS, max(1.0, until_ms / 1000 - now)))
                 return False
             case None:
@@ -104,7 +108,7 @@ class Evictor:
 
     def _drop_large(self, before_ms: int, needed_bytes: int, tally: Tally) -> None:
         rows: list[tuple[bytes, Row]] = []
-        for key, row in self._oldest_large(_LARGE_BATCH):
+        for key, row in self._first_large(_LARGE_BATCH):
             if needed_bytes <= 0 or row.touched_ms > before_ms:
                 break
             rows.append((key, row))
@@ -158,6 +162,13 @@ class Evictor:
         with index.reading() as txn:
             states = index.segment_states(txn)
         return [SegmentFacts(segment, state.end, state.live_bytes, *state[2:]) for segment, state in states.items()]
+
+    def _first_large(self, count: int) -> list[tuple[bytes, Row]]:
+        """Return the large files to go first: those of a clock that has been set back since, or the oldest."""
+        index = self._parts.index
+        future = (self._parts.now_ms() + FUTURE_MS).to_bytes(8, "big")
+        with index.reading() as txn:
+            return index.oldest_large(txn, count, start=future) or index.oldest_large(txn, count)
 
     def _oldest_large(self, count: int) -> list[tuple[bytes, Row]]:
         index = self._parts.index

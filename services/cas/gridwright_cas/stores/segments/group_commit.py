@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
 from gridwright.errors import ResourceExhausted
 from gridwright_cas.stores.segments.index import MAX_ROWS
 from gridwright_cas.stores.segments.record import LargeFileRef
-from gridwright_cas.stores.segments.segment_writer import SegmentWriter, Writes
+from gridwright_cas.stores.segments.segment_writer import Appended, SegmentWriter, Writes
 
 #: A group of so many bytes is worth a synchronisation of its own.
 _GROUP_BYTES = 8 * 1024 * 1024
-#: One group is being written, one is ready for when that is done.
+#: As many rows as a group may have that is made of several requests: they share one synchronisation, though not one
+#: transaction.
+_GROUP_ROWS = 4 * MAX_ROWS
+#: One group comes into the index while the next one comes into a segment; more would only make groups smaller.
 _GROUPS_IN_FLIGHT = 2
 _MAX_WAITING_BYTES = 256 * 1024 * 1024
 _RETRY_SECONDS = 1.0
@@ -36,19 +39,21 @@ class _Request(NamedTuple):
 
 
 class GroupCommit:
-    """Collects the writes of many callers and has one thread write them, a group at a time.
+    """Collects the writes of many callers and has them written, a group at a time.
 
     A synchronisation and a transaction cost the same for one blob as for a thousand. Nobody
-    waits for a group to fill: a group is what came while the one before it was on its way
-    to the disk, less than a millisecond or two. Touches travel along, or alone when
-    ``flush`` finds that nothing else has come.
+    waits for a group to fill: a group is what came while those before it were on their way
+    to the disk, less than a millisecond or two. One thread appends a group while another
+    commits the one before it. Touches travel along, or alone when ``flush`` finds that
+    nothing else has come.
 
     All methods belong to the event loop.
     """
 
     def __init__(self, writer: SegmentWriter, *, group_bytes: int) -> None:
         self._writer = writer
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segment-writer")
+        self._appender = ThreadPoolExecutor(1, thread_name_prefix="segment-appender")
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="segment-committer")
         self._waiting: deque[_Request] = deque()
         self._waiting_bytes = 0
         self._in_flight = 0
@@ -62,7 +67,9 @@ class GroupCommit:
     async def write(
         self, blobs: Sequence[tuple[bytes, bytes]] = (), large: Sequence[tuple[bytes, LargeFileRef]] = ()
     ) -> set[int]:
-        """Keep keys with their payloads, and large files, all or none, at most MAX_ROWS: as ``SegmentWriter.write``.
+        """Keep keys with their payloads, and large files, all or none, at most MAX_ROWS.
+
+        Returns the ids of large files whose blobs were there already.
 
         What was begun is finished also when the caller is cancelled.
 
@@ -102,8 +109,9 @@ class GroupCommit:
             await self._idle.wait()
 
     def close(self) -> None:
-        """Let the thread go."""
-        self._thread.shutdown()
+        """Let the threads go."""
+        self._appender.shutdown()
+        self._committer.shutdown()
 
     def _begin_groups(self) -> None:
         while self._waiting and self._in_flight < _GROUPS_IN_FLIGHT:
@@ -112,7 +120,7 @@ class GroupCommit:
             while self._waiting:
                 rows += self._waiting[0].row_count
                 size_bytes += self._waiting[0].size_bytes
-                if rows > MAX_ROWS or size_bytes > self._group_bytes:
+                if rows > _GROUP_ROWS or size_bytes > self._group_bytes:
                     break
                 requests.append(self._waiting.popleft())
             self._waiting_bytes -= sum([request.size_bytes for request in requests])
@@ -124,11 +132,20 @@ class GroupCommit:
         large = [one for request in requests for one in request.large]
         touched = self._take_touches(MAX_ROWS - len(blobs) - len(large))
         self._touching.update(touched)
-        writes = Writes(blobs, large, touched)
         self._in_flight += 1
         self._idle.clear()
-        written = asyncio.get_running_loop().run_in_executor(self._thread, self._writer.write, writes)
+        appended: Future[Appended] | None = None
+        if requests:
+            appended = self._appender.submit(self._writer.append, Writes(blobs, large, touched))
+        loop = asyncio.get_running_loop()
+        written = loop.run_in_executor(self._committer, self._commit, appended, touched)
         written.add_done_callback(partial(self._finished, requests, touched))
+
+    def _commit(self, appended: Future[Appended] | None, touched: Sequence[bytes]) -> set[int]:
+        if appended is not None:
+            return self._writer.commit(appended.result())
+        self._writer.touch(touched)
+        return set()
 
     def _finished(
         self, requests: Sequence[_Request], touched: Sequence[bytes], written: asyncio.Future[set[int]]

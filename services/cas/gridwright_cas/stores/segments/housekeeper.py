@@ -104,9 +104,11 @@ class Housekeeper:
                     self._chores.partials.remove_strays()
                     first = False
                 self._do_chores()
-            except (GridwrightError, OSError):
-                # The disk fails, which those who read or write will hear; here it can only be tried again.
+            except Exception as error:
+                # Mostly the disk fails, which those who read or write will hear. Whatever it is: without this
+                # thread the store fills up and takes nothing more, so it is counted, told, and tried again.
                 self._parts.stats.housekeeping_failures += 1
+                self._parts.stats.last_housekeeping_failure = repr(error)
                 self._pause(_RETRY_SECONDS)
         self._chores.scrubber.close()
         try:

@@ -12,14 +12,15 @@ from typing import NamedTuple
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import BlobNotFound
-from gridwright_cas.stores.blob_directory import disk_errors
 from gridwright_cas.stores.direct_io import LARGE_BYTES, AlignedBuffer, BufferPool, LatelyRead
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.disk import Disk
 from gridwright_cas.stores.segments.large_file import LargeFile, LargeFileWriter, file_bytes
 from gridwright_cas.stores.segments.room import Room, large_holder
 
-#: Room is taken ahead in such steps, so that an upload that only announced its size takes nothing from others.
-_STEP_BYTES = 64 * 1024 * 1024
+#: Room is taken ahead, as much as has come already but no more than this: an upload that announced a terabyte and
+#: stands still after its first bytes takes nothing from others.
+_MAX_STEP_BYTES = 64 * 1024 * 1024
 _UNFINISHED = ".part"
 
 
@@ -217,7 +218,7 @@ class LargeUpload:
         if needed_bytes <= self._taken_bytes:
             return
         # No more ahead than the rest of what was announced, if that was the truth.
-        step_bytes = min(_STEP_BYTES, self._files.room.size.max_bytes // 16)
+        step_bytes = min(needed_bytes, _MAX_STEP_BYTES, self._files.room.size.max_bytes // 16)
         ahead = min(needed_bytes + step_bytes, file_bytes(self.digest.size_bytes))
         wanted = max(needed_bytes, ahead) - self._taken_bytes
         self._files.room.take(large_holder(self._file_id), wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.owners import is_alive
 from gridwright_cas.stores.segments.parts import Parts
 from gridwright_cas.stores.segments.remover import Remover

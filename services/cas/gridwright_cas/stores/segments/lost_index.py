@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.parts import Parts
 from gridwright_cas.stores.segments.room import large_holder, segment_holder
 from gridwright_cas.stores.segments.row import SegmentState
@@ -15,8 +15,8 @@ def note_lost_segments(parts: Parts) -> int:
 
     Whoever replays open segments next (``SegmentWriter.recover``) then finds all blobs again,
     as last used when they were written. That takes as long as reading all segments, and
-    is for the operator who had to remove an index that was cut short, or that an unlucky power
-    cut has spoilt (``durability: relaxed``). Without it the segments would be taken for nobody's.
+    is for the operator who had to remove an index that was cut short or has rotted. Without it
+    the segments would be taken for nobody's.
 
     A large blob is found by its record in a segment; those whose record has gone since are not
     blobs any more. Their files are charged to this process, so they go when it has ended.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from gridwright.file_lock import try_lock
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import Index
 
 _LAST_OWNER = b"last owner"

@@ -14,8 +14,8 @@ from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import Aborted, DigestMismatch, ResourceExhausted
 from gridwright.file_lock import try_lock
-from gridwright_cas.stores.blob_directory import disk_errors
 from gridwright_cas.stores.direct_io import AlignedBuffer
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import Index
 from gridwright_cas.stores.segments.key import key_of
 from gridwright_cas.stores.segments.large_file import BLOCK_BYTES, LargeFileWriter, file_bytes

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 
 from gridwright.errors import GridwrightError
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.parts import Parts
 from gridwright_cas.stores.segments.record import record_size
@@ -42,8 +42,11 @@ class Quarantine:
         """Remove a blob that was found rotten where *row* says; return whether it still was there.
 
         Raises:
-            Unavailable, ResourceExhausted: the index cannot be changed.
+            Unavailable, ResourceExhausted: the index cannot be changed, or the whole directory is gone.
         """
+        with disk_errors():
+            # A volume that is not there takes all files with it, and brings them back.
+            os.stat(self._parts.large.path if row.is_large else self._parts.segments.path)
         with self._lock:
             tally = Tally()
             if row.is_large:

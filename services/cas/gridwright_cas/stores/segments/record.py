@@ -53,6 +53,9 @@ class Codec(IntEnum):
     RAW = 0
 
 
+_RAW = int(Codec.RAW)
+
+
 class Damaged(Exception):
     """These bytes are not the record, or the block, that should be there: a finding, which no caller gets to see."""
 
@@ -83,7 +86,7 @@ def record_size(key: bytes, payload_bytes: int) -> int:
 
 def encode(kind: Kind, key: bytes, payload: Buffer, touched: int) -> bytes:
     """Return the header and the key of a record; its payload is to follow."""
-    checked = _CHECKED.pack(len(payload), touched, kind, Codec.RAW, len(key)) + key
+    checked = _CHECKED.pack(len(payload), touched, kind, _RAW, len(key)) + key
     crc = google_crc32c.extend(google_crc32c.value(checked), payload)
     return MAGIC + _CRC.pack(crc) + checked
 

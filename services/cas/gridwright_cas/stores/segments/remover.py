@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gridwright.errors import ResourceExhausted
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.eviction import NEVER_MS
 from gridwright_cas.stores.segments.index import MAX_ROWS
 from gridwright_cas.stores.segments.large_file import file_bytes

@@ -13,7 +13,7 @@ import lmdb
 
 from gridwright.clock import Clock
 from gridwright.errors import ResourceExhausted
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.eviction import USUAL_TOUCH_SECONDS, touch_seconds
 from gridwright_cas.stores.segments.index import Index
 from gridwright_cas.stores.segments.stats import SegmentStats
@@ -151,12 +151,17 @@ class Room:
                 self._freed.wait(_ASK_SECONDS)
 
     def try_take(self, holder: bytes, size_bytes: int, *, owner: int | None = None, survivors: bool = False) -> bool:
-        """Let *holder* take so much more if there is room now; *survivors* may use what is held back for them."""
-        held_back = _FIXED_BYTES if survivors else self.size.held_back_bytes
+        """Let *holder* take so much more if there is room now; *survivors* may use what is held back for them.
+
+        Where a lower ``max_bytes`` than before has made the store too full already, survivors find room as well:
+        eviction brings it below its bound, and in the right order only if it may copy.
+        """
         with self._index.writing() as txn:
             used_bytes = self._used(txn) + self._index_bytes()
             self._adjust_touches(txn, used_bytes)
-            if used_bytes + size_bytes > self.size.max_bytes - held_back:
+            held_back = _FIXED_BYTES if survivors else self.size.held_back_bytes
+            is_too_full = used_bytes + size_bytes > self.size.max_bytes - held_back
+            if is_too_full and not (survivors and used_bytes > self.size.max_bytes):
                 if size_bytes > self._number(txn, _WANTED):
                     self._put_number(txn, _WANTED, size_bytes)
                 return False

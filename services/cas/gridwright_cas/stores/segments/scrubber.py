@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Iterator
 
 from gridwright.errors import BlobCorrupted, BlobNotFound, Unavailable
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import large_position
 from gridwright_cas.stores.segments.key import digest_of
 from gridwright_cas.stores.segments.parts import Parts

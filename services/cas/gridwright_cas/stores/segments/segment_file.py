@@ -61,12 +61,20 @@ class OpenSegment:
 
     What was appended counts from ``advance`` on; what was appended and is given up is cut off
     or overwritten. Methods raise OSError.
+
+    One thread appends. Another one may bring into the index what was appended, and then only sets
+    ``groups_done`` and ``is_given_up``.
     """
 
     def __init__(self, directory: SegmentDirectory, segment: int, lock: int, fd: int, *, end: int, max_bytes: int):
         self.id = segment
-        #: Where the next record begins; all before it is in the index.
+        #: Where the next record begins; all before it is in the index, or on its way there.
         self.end = end
+        self.groups_appended = 0
+        #: Of which it is known whether they came into the index.
+        self.groups_done = 0
+        #: Nothing may be appended any more.
+        self.is_given_up = False
         self._directory = directory
         self._disk = directory.disk
         self._lock = lock
@@ -92,6 +100,11 @@ class OpenSegment:
             opened.close(sealed=True)
             raise
         return opened
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a group is on its way into the index."""
+        return self.groups_done < self.groups_appended
 
     def has_room(self, size_bytes: int) -> bool:
         return self.end + size_bytes <= self._max_bytes

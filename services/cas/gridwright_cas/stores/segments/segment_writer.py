@@ -10,9 +10,8 @@ from typing import NamedTuple
 import lmdb
 
 from gridwright.clock import Clock
-from gridwright.errors import GridwrightError, Unavailable
-from gridwright_cas.stores.blob_directory import disk_errors
-from gridwright_cas.stores.segments.disk import Buffer
+from gridwright.errors import GridwrightError
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import MAX_ROWS, Group, Index, Taken
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.record import (
@@ -24,9 +23,10 @@ from gridwright_cas.stores.segments.record import (
     decode_large,
     encode,
     encode_large,
+    record_size,
 )
 from gridwright_cas.stores.segments.room import Room, large_holder, segment_holder
-from gridwright_cas.stores.segments.row import Row, SegmentState, pack_row, row_value
+from gridwright_cas.stores.segments.row import Row, SegmentState, pack_row, row_value, unpack_row
 from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory, scan
 
 #: So much of a segment is held in memory at once while it is replayed.
@@ -34,7 +34,7 @@ _BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Writes(NamedTuple):
-    """What is to be kept, or touched, together; at most ``MAX_ROWS`` of all."""
+    """What is to be kept, or touched, together, all of it or nothing."""
 
     blobs: Sequence[tuple[bytes, bytes]] = ()
     large: Sequence[tuple[bytes, LargeFileRef]] = ()
@@ -47,12 +47,26 @@ class Writes(NamedTuple):
         return payload_bytes + len(self.blobs) * MAX_HEAD_BYTES + len(self.large) * MAX_LARGE_RECORD_BYTES
 
 
+class Appended(NamedTuple):
+    """A group whose records are on the disk, and which the index does not know yet."""
+
+    segment: OpenSegment
+    group: Group
+    touched: Sequence[bytes]
+
+
 class SegmentWriter:
     """Appends to the open segment of this process, and begins another one when it is full.
 
-    One thread writes; ``recover`` may be called by any. What a failed write leaves behind the
-    replay offset is cut off. A segment that could not be synchronised is given up: the kernel
-    forgets which of its pages did not reach the disk.
+    One thread calls ``append`` while another one calls ``commit`` for the groups before, in the
+    same order: each waits for the disk, so together they keep twice as much in the same time.
+    ``recover`` may be called by any.
+
+    What a failed append leaves in the file is cut off. A segment is given up if it could not be
+    synchronised, since the kernel forgets which of its pages did not reach the disk, and if a group
+    could not be committed, since others may lie behind it. It is sealed, and cut to what the index
+    knows, once nothing is on its way any more; after a kill before that, a replay may keep
+    blobs of which their uploaders were told that they failed.
     """
 
     def __init__(
@@ -71,30 +85,62 @@ class SegmentWriter:
         self._clock = clock
         self._segment_bytes = segment_bytes
         self._durable = durable
+        #: This and the next belong to the thread that appends.
         self._segment: OpenSegment | None = None
         #: Segments that are not to be appended to any more, which the index could not be told yet.
         self._given_up: list[OpenSegment] = []
         self._recovery = threading.Lock()
 
-    def write(self, writes: Writes) -> set[int]:
-        """Keep *writes*, all of them or none; return the ids of large files whose blobs were there already.
+    def append(self, writes: Writes) -> Appended:
+        """Bring the records of *writes* to the disk; ``commit`` is to follow.
 
         Raises:
             ResourceExhausted: there is no room.
             Unavailable: the disk fails.
         """
-        now_ms = int(self._clock.now() * 1000)
-        if not writes.blobs and not writes.large:
-            with self._index.writing() as txn:
-                self._index.touch(txn, writes.touched, now_ms)
-            return set()
+        now_ms = self._now_ms()
         with disk_errors():
             segment = self._segment_for(writes)
-            buffers, group = _encoded(writes, segment, now_ms)
-            self._append(segment, buffers)
-            superfluous = self._commit(segment, group, writes.touched, now_ms)
+            data, group = _encoded(writes, segment, now_ms)
+            self._append(segment, data)
             segment.advance(group.end)
-        return superfluous
+        segment.groups_appended += 1
+        return Appended(segment, group, writes.touched)
+
+    def commit(self, appended: Appended) -> set[int]:
+        """Let the index know a group; return the ids of large files whose blobs were there already.
+
+        A commit that fails may have kept some of the blobs, but no large file.
+
+        Raises:
+            ResourceExhausted: there is no room.
+            Unavailable: the disk fails.
+        """
+        segment, group, touched = appended
+        nobodys_files: set[int] = set()
+        try:
+            for part in _transactions(group):
+                with self._index.writing() as txn:
+                    taken = self._add(txn, part)
+                    self._index.touch(txn, taken.keys, group.newest_touch_ms)
+                    if part.end:
+                        self._index.touch(txn, touched, group.newest_touch_ms)
+                nobodys_files |= taken.files
+        except GridwrightError:
+            segment.is_given_up = True
+            raise
+        finally:
+            segment.groups_done += 1
+        return nobodys_files
+
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """Note that these blobs were used now, at most ``MAX_ROWS``.
+
+        Raises:
+            ResourceExhausted, Unavailable: the disk fails.
+        """
+        with self._index.writing() as txn:
+            self._index.touch(txn, keys, self._now_ms())
 
     def recover(self) -> None:
         """Replay and seal the segments that processes left open when they died, unless another one is at it.
@@ -118,10 +164,9 @@ class SegmentWriter:
                     self._directory.unlock(segment, lock, for_good=sealed)
 
     def close(self) -> None:
-        """Seal the segment; the next process begins another one."""
+        """Seal the segment; the next process begins another one. Nothing may be on its way."""
         if self._segment is not None:
-            self._given_up.append(self._segment)
-            self._segment = None
+            self._give_up(self._segment)
         try:
             with disk_errors():
                 self._seal_given_up()
@@ -132,12 +177,11 @@ class SegmentWriter:
 
     def _segment_for(self, writes: Writes) -> OpenSegment:
         """Return a segment with room for *writes*; only the first record of a segment may be larger than it."""
-        if self._given_up:
-            self._seal_given_up()
         size_bytes = writes.max_record_bytes
-        if self._segment is not None and not self._segment.has_room(size_bytes):
-            self._given_up.append(self._segment)
-            self._segment = None
+        segment = self._segment
+        if segment is not None and (segment.is_given_up or not segment.has_room(size_bytes)):
+            self._give_up(segment)
+        if self._given_up:
             self._seal_given_up()
         if self._segment is None:
             self._segment = self._new_segment(max(size_bytes, self._segment_bytes))
@@ -154,7 +198,7 @@ class SegmentWriter:
             self._room.give_back(holder)
             raise
         try:
-            now_ms = int(self._clock.now() * 1000)
+            now_ms = self._now_ms()
             with self._index.writing() as txn:
                 self._index.put_segment(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
         except GridwrightError:
@@ -163,9 +207,9 @@ class SegmentWriter:
             raise
         return opened
 
-    def _append(self, segment: OpenSegment, buffers: Sequence[Buffer]) -> None:
+    def _append(self, segment: OpenSegment, data: bytes) -> None:
         try:
-            segment.append(buffers)
+            segment.append([data])
         except OSError:
             self._cut(segment)
             raise
@@ -177,30 +221,6 @@ class SegmentWriter:
             self._cut(segment)
             self._give_up(segment)
             raise
-
-    def _commit(self, segment: OpenSegment, group: Group, touched: Iterable[bytes], now_ms: int) -> set[int]:
-        try:
-            with self._index.writing() as txn:
-                taken = self._add(txn, group)
-                self._index.touch(txn, [*touched, *taken.keys], now_ms)
-            return taken.files
-        except GridwrightError:
-            if not self._is_committed(segment, group):
-                self._cut(segment)
-            raise
-
-    def _is_committed(self, segment: OpenSegment, group: Group) -> bool:
-        """Whether a transaction that failed took effect all the same: then its records must stay."""
-        try:
-            with self._index.reading() as txn:
-                state = self._index.segment_state(txn, segment.id)
-        except Unavailable:
-            self._give_up(segment)
-            return True
-        if state is None or state.end != group.end:
-            return False
-        segment.advance(group.end)
-        return True
 
     def _cut(self, segment: OpenSegment) -> None:
         """Cut off what does not count, so that no replay finds it."""
@@ -215,18 +235,25 @@ class SegmentWriter:
             self._given_up.append(segment)
 
     def _seal_given_up(self) -> None:
-        while self._given_up:
-            segment = self._given_up[-1]
+        """Seal what was given up, except for segments of which groups are yet to be committed: their turn comes."""
+        for segment in [one for one in self._given_up if not one.is_awaited]:
+            with self._index.reading() as txn:
+                state = self._index.segment_state(txn, segment.id)
+            end = state.end if state is not None else 0
+            if end < segment.end:
+                segment.advance(end)
+                segment.cut()
             with self._index.writing() as txn:
-                self._seal(txn, segment.id, segment.end)
-            self._given_up.pop().close(sealed=True)
-            if segment.end == 0:
+                self._seal(txn, segment.id, end)
+            self._given_up.remove(segment)
+            segment.close(sealed=True)
+            if end == 0:
                 self._directory.discard(segment.id)
 
     def _seal(self, txn: lmdb.Transaction[bytes], segment: int, end: int) -> None:
         """Tell the index that the segment is what it is; one that has nothing in it is forgotten."""
         if end:
-            self._index.seal_segment(txn, segment, int(self._clock.now() * 1000))
+            self._index.seal_segment(txn, segment, self._now_ms())
             self._room.settle(txn, segment_holder(segment), end)
         else:
             self._index.forget_segment(txn, segment)
@@ -283,6 +310,9 @@ class SegmentWriter:
             newest_ms = max([record.touched for record in records]) * 1000
             self._add(txn, Group(segment, end, blobs, blob_bytes, newest_ms, large))
 
+    def _now_ms(self) -> int:
+        return int(self._clock.now() * 1000)
+
     def _add(self, txn: lmdb.Transaction[bytes], group: Group) -> Taken:
         taken = self._index.add(txn, group)
         for _, row in group.large:
@@ -305,14 +335,31 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _encoded(writes: Writes, segment: OpenSegment, now_ms: int) -> tuple[list[Buffer], Group]:
+def _transactions(group: Group) -> list[Group]:
+    """Share out *group* among transactions; the last one moves the replay offset and announces the large files."""
+    if len(group.blobs) <= MAX_ROWS:
+        return [group]
+    parts: list[Group] = []
+    left_bytes = group.blob_bytes
+    for start in range(0, len(group.blobs), MAX_ROWS):
+        blobs = group.blobs[start : start + MAX_ROWS]
+        blob_bytes = sum([record_size(key, unpack_row(value).stored_bytes) for key, value in blobs])
+        left_bytes -= blob_bytes
+        parts.append(group._replace(end=0, blobs=blobs, blob_bytes=blob_bytes, large=()))
+    assert left_bytes == 0
+    parts[-1] = parts[-1]._replace(end=group.end, large=group.large)
+    return parts
+
+
+def _encoded(writes: Writes, segment: OpenSegment, now_ms: int) -> tuple[bytes, Group]:
     """Return the bytes to append, and the rows, in the order of their keys, that go with them."""
-    buffers: list[Buffer] = []
+    pieces: list[bytes] = []
     rows: list[tuple[bytes, bytes]] = []
     number, offset, touched = segment.id, segment.end, now_ms // 1000
+    kind = Kind.BLOB
     for key, payload in writes.blobs:
-        head = encode(Kind.BLOB, key, payload, touched)
-        buffers += (head, payload)
+        head = encode(kind, key, payload, touched)
+        pieces += (head, payload)
         rows.append((key, row_value(now_ms, number, offset, len(payload), 0)))
         offset += len(head) + len(payload)
     blob_bytes = offset - segment.end
@@ -320,9 +367,10 @@ def _encoded(writes: Writes, segment: OpenSegment, now_ms: int) -> tuple[list[Bu
     for key, reference in writes.large:
         payload = encode_large(reference)
         head = encode(Kind.LARGE, key, payload, touched)
-        buffers += (head, payload)
+        pieces += (head, payload)
         large.append((key, Row(now_ms, 0, *reference)))
         offset += len(head) + len(payload)
     # Neighbours in the tree share pages, and a page is copied once per transaction.
     rows.sort()
-    return buffers, Group(number, offset, rows, blob_bytes, now_ms, large)
+    # In one piece: for each system call the thread must get the interpreter's lock back from a busy event loop.
+    return b"".join(pieces), Group(number, offset, rows, blob_bytes, now_ms, large)

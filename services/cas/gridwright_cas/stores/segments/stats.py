@@ -31,3 +31,5 @@ class SegmentStats:
     missed_removals: int = 0
     #: Times that eviction, scrubbing or clearing up failed, as where the disk does.
     housekeeping_failures: int = 0
+    #: The last of them, for ``/status``.
+    last_housekeeping_failure: str | None = None

@@ -23,7 +23,7 @@ from typing import ParamSpec, Self, TypeVar
 from gridwright.blobs.removals import RemovalListener, Removals
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore, is_empty, part_of
 from gridwright.clock import Clock
-from gridwright.digest import Digest
+from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import BlobNotFound, GridwrightError, Unavailable
 from gridwright_cas.stores.segments.blob_reader import BlobReader, Moments, moments
 from gridwright_cas.stores.segments.disk import Disk
@@ -46,6 +46,10 @@ _TICK_SECONDS = 1.0
 _MAINTENANCE_TICKS = 60
 
 
+#: They are always there (checklist LIF-05), and never kept.
+_EMPTY_BLOBS = frozenset(function.empty for function in DigestFunction)
+
+
 class SegmentStore(BlobStore):
     """Keeps blobs in a log with an index; the store to use on a disk.
 
@@ -62,13 +66,15 @@ class SegmentStore(BlobStore):
         self._index = engine.index
         self._loop = asyncio.get_running_loop()
         self._commit = GroupCommit(engine.writer, group_bytes=engine.settings.segment_bytes)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="segment-store")
+        # Uploads may wait for room; reads must not wait behind them.
+        self._uploaders = ThreadPoolExecutor(_THREADS, thread_name_prefix="segment-uploads")
+        self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="segment-reads")
         self._removals = Removals()
         self._reader = BlobReader(
             engine.index,
             engine.reader,
             engine.large_files,
-            self._threads,
+            self._readers,
             moments=self._moments,
             touch=self._commit.touch,
             quarantine=self._quarantine,
@@ -105,7 +111,9 @@ class SegmentStore(BlobStore):
         try:
             with self._index.reading() as txn:
                 count = txn.stat(self._index.rows)["entries"]
-            return f"<SegmentStore {engine.path}: {count} blobs, {engine.room!r}>"
+            failure = engine.stats.last_housekeeping_failure
+            trouble = f", housekeeping failed: {failure}" if failure else ""
+            return f"<SegmentStore {engine.path}: {count} blobs, {engine.room!r}{trouble}>"
         except GridwrightError as error:
             return f"<SegmentStore {engine.path}: {error}>"
 
@@ -158,7 +166,7 @@ class SegmentStore(BlobStore):
                 upload = upload or self._engine.large_files.begin(digest)
                 if writing is not None:
                     await asyncio.wrap_future(writing)
-                writing = self._threads.submit(upload.write, pieces)
+                writing = self._uploaders.submit(upload.write, pieces)
                 pieces, size_bytes = [], 0
             if upload is None:
                 if error := (await self.put_many({digest: b"".join(pieces)}))[digest]:
@@ -166,25 +174,22 @@ class SegmentStore(BlobStore):
                 return
             if writing is not None:
                 await asyncio.wrap_future(writing)
-            await self._in_thread(upload.write, pieces)
+            await self._uploading(upload.write, pieces)
             await self._end(self._finish(upload))
         finally:
             if upload is not None:
                 # Shielded: a cancelled upload's file goes as well, once its last write has ended.
-                await asyncio.shield(self._in_thread(upload.close))
+                await asyncio.shield(self._uploading(upload.close))
 
     async def missing(self, digests: Set[Digest]) -> Set[Digest]:
         keys = keys_of(digests)
         stale, expired = self._moments()
-        missing: set[Digest] = set()
-        touched: list[bytes] = []
-        for digest, key, value in zip(digests, keys, self._index.values_of(keys), strict=True):
-            if value is None or value < expired:
-                missing.add(digest)
-            elif value < stale:
-                touched.append(key)
+        values = self._index.values_of(keys)
+        missing = {digest for digest, value in zip(digests, values, strict=True) if value is None or value < expired}
+        touched = [key for key, value in zip(keys, values, strict=True) if value and expired <= value < stale]
         self._commit.touch(touched)
-        return {digest for digest in missing if not is_empty(digest)}
+        missing.difference_update(_EMPTY_BLOBS)
+        return missing
 
     async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | GridwrightError]:
         digests = list(digests)
@@ -205,26 +210,30 @@ class SegmentStore(BlobStore):
         digests = list(blobs)
         keys = keys_of(digests)
         stale, expired = self._moments()
-        new: list[tuple[bytes, Digest]] = []
+        small: list[tuple[bytes, bytes]] = []
+        large: list[Digest] = []
         touched: list[bytes] = []
         for digest, key, value in zip(digests, keys, self._index.values_of(keys), strict=True):
             if value is None or value < expired:
-                new.append((key, digest))
+                blob = blobs[digest]
+                if len(blob) > MAX_PAYLOAD_BYTES:
+                    large.append(digest)
+                elif digest not in _EMPTY_BLOBS:
+                    small.append((key, blob))
             elif value < stale:
                 touched.append(key)
         self._commit.touch(touched)
         kept: dict[Digest, GridwrightError | None] = dict.fromkeys(digests)
-        for batch in self._batches(new, blobs):
+        for batch in self._batches(small):
             try:
                 await self._commit.write(batch)
             except GridwrightError as error:
                 kept.update(dict.fromkeys([digest_of(key) for key, _ in batch], error))
-        for _, digest in new:
-            if len(blob := blobs[digest]) > MAX_PAYLOAD_BYTES:
-                try:
-                    await self.put(digest, _chunks_of(blob))
-                except GridwrightError as error:
-                    kept[digest] = error
+        for digest in large:
+            try:
+                await self.put(digest, _chunks_of(blobs[digest]))
+            except GridwrightError as error:
+                kept[digest] = error
         return kept
 
     def _is_there(self, digest: Digest) -> bool:
@@ -238,22 +247,17 @@ class SegmentStore(BlobStore):
         except GridwrightError as error:
             return error
 
-    def _batches(
-        self, new: Iterable[tuple[bytes, Digest]], blobs: Mapping[Digest, bytes]
-    ) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Yield the small ones of the *new* blobs in such portions as are written at once."""
+    def _batches(self, blobs: Iterable[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yield keys and their small *blobs* in such portions as are written at once."""
         batch: list[tuple[bytes, bytes]] = []
         left_bytes = max_bytes = self._engine.settings.segment_bytes
-        for key, digest in new:
-            blob = blobs[digest]
-            size_bytes = len(blob)
-            if size_bytes > MAX_PAYLOAD_BYTES or is_empty(digest):
-                continue
+        for one in blobs:
+            size_bytes = len(one[1])
             left_bytes -= size_bytes
             if batch and (left_bytes < 0 or len(batch) == MAX_ROWS):
                 yield batch
                 batch, left_bytes = [], max_bytes - size_bytes
-            batch.append((key, blob))
+            batch.append(one)
         if batch:
             yield batch
 
@@ -265,7 +269,7 @@ class SegmentStore(BlobStore):
         await asyncio.shield(task)
 
     async def _finish(self, upload: LargeUpload) -> None:
-        kept = await self._in_thread(upload.finish)
+        kept = await self._uploading(upload.finish)
         key = key_of(upload.digest)
         try:
             superfluous = await self._commit.write(large=[(key, LargeFileRef(kept.file_id, kept.stored_bytes))])
@@ -279,7 +283,7 @@ class SegmentStore(BlobStore):
             await self._discard(kept)
 
     async def _discard(self, kept: KeptFile) -> None:
-        await self._in_thread(self._engine.large_files.discard, kept)
+        await self._uploading(self._engine.large_files.discard, kept)
 
     def _moments(self) -> Moments:
         engine = self._engine
@@ -289,8 +293,8 @@ class SegmentStore(BlobStore):
             max_seconds=engine.settings.policy.max_seconds,
         )
 
-    def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
+    def _uploading(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        return asyncio.wrap_future(self._uploaders.submit(work, *args, **kwargs))
 
     async def _tick(self) -> None:
         """Write touches, hear of removals, and clean up, until cancelled."""
@@ -300,7 +304,7 @@ class SegmentStore(BlobStore):
             self._announce_removals()
             try:
                 if number % _MAINTENANCE_TICKS == 0:
-                    await self._in_thread(self._engine.maintain)
+                    await asyncio.wrap_future(self._readers.submit(self._engine.maintain))
             except GridwrightError:
                 continue  # the disk fails, which those who read or write will hear
 
@@ -323,7 +327,8 @@ class SegmentStore(BlobStore):
         self._removals.announce([digest_of(key) for key in removed.keys])
 
     def _close(self) -> None:
-        self._threads.shutdown()
+        self._uploaders.shutdown()
+        self._readers.shutdown()
         self._commit.close()
         self._engine.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gridwright.errors import GridwrightError, ResourceExhausted
-from gridwright_cas.stores.blob_directory import disk_errors
+from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.disk import Buffer
 from gridwright_cas.stores.segments.parts import Parts
 from gridwright_cas.stores.segments.record import Kind, Record, encode
