@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stores",
         type=lambda names: names.split(","),
         default=["filesystem", "segments"],
-        help=f"which of {', '.join(STORES)} (filesystem,segments)",
+        help=f"which of {', '.join(STORES)} (filesystem,segments); segments*2: two processes on one directory",
     )
     cas.add_argument("--batches", type=int, default=100, help="batches of 1,000 blobs per run (%(default)s)")
     cas.add_argument("--rows", type=int, default=10_000_000, help="blobs of the index to open (%(default)s)")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import os
+import shutil
 import statistics
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +22,8 @@ from bench.target import Target
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import READ, WRITE
 
+#: Reads, where it is installed; how fast a client in Python reads says more of the client.
+CURL = shutil.which("curl")
 _TIMEOUT_SECONDS = 600.0
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 #: The field ``data`` of WriteRequest, 10, with a length before it. It is put behind the other fields as it is, since a
@@ -59,8 +64,7 @@ async def bench_bytestream(targets: Sequence[Target], *, size_bytes: int, chunk_
                 ]
                 rows.append({"grid": name, **rate_cells(rates)})
         peaks |= seen
-    size = f"{size_bytes / 2**20:.0f} MiB in messages of {chunk_bytes / 1024:.0f} KiB"
-    print_table(f"ByteStream, a blob of {size} (median of {repeat})", rows)
+    print_table(f"ByteStream, {described(size_bytes, chunk_bytes)} (median of {repeat})", rows)
     print_memory(peaks)
 
 
@@ -72,6 +76,12 @@ class Rates:
     #: Of the first time, and of the third: a store may keep out of the page cache what is read but once.
     read: float
     read_again: float
+
+
+def described(size_bytes: int, chunk_bytes: int) -> str:
+    """Return what is written and read, for the title of a table."""
+    size = f"a blob of {size_bytes / 2**20:.0f} MiB in messages of {chunk_bytes / 1024:.0f} KiB"
+    return f"{size}, read by {'curl' if CURL else 'a client in Python (curl is not installed)'}"
 
 
 def rate_cells(rates: Sequence[Rates]) -> dict[str, str]:
@@ -97,7 +107,10 @@ async def write_and_read(endpoint: str, instance: str, blob: Blob) -> Rates:
         await _write(channel, f"{prefix}uploads/{uuid.uuid4()}/blobs/{blob.name}", blob)
         times.append(time.perf_counter())
         for _ in range(3):
-            await _read(channel, f"{prefix}blobs/{blob.name}", blob)
+            if CURL:
+                await _read_by_curl(endpoint, f"{prefix}blobs/{blob.name}", blob)
+            else:
+                await _read(channel, f"{prefix}blobs/{blob.name}", blob)
             times.append(time.perf_counter())
     write, read, _, read_again = [blob.size_bytes / (end - begun) / 1e6 for begun, end in itertools.pairwise(times)]
     return Rates(write, read, read_again)
@@ -125,6 +138,32 @@ async def _read(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
         received += _data_bytes(message)
     if received != blob.size_bytes:
         raise RuntimeError(f"{received} of {blob.size_bytes} bytes came")
+
+
+async def _read_by_curl(endpoint: str, name: str, blob: Blob) -> None:
+    """As ``_read``, by a client in C, which leaves the processor to the server."""
+    message = bs.ReadRequest(resource_name=name).SerializeToString()
+    request = b"\0" + len(message).to_bytes(4) + message
+    command = [
+        CURL or "curl",
+        "--silent",
+        "--show-error",
+        "--http2-prior-knowledge",
+        "--max-time",
+        str(_TIMEOUT_SECONDS),
+    ]
+    command += ["--header", "content-type: application/grpc", "--header", "te: trailers", "--data-binary", "@-"]
+    command += ["--output", os.devnull, "--write-out", "%{size_download}"]
+    host = endpoint
+    if endpoint.startswith("unix:"):
+        command += ["--unix-socket", endpoint.removeprefix("unix:")]
+        host = "localhost"
+    # Not asyncio's way to start processes: it forks, which gRPC in this process does not bear.
+    ended = await asyncio.to_thread(
+        subprocess.run, [*command, f"http://{host}{READ.path}"], input=request, stdout=subprocess.PIPE, check=True
+    )
+    if int(ended.stdout) < blob.size_bytes:
+        raise RuntimeError(f"{ended.stdout.decode()} of {blob.size_bytes} bytes came")
 
 
 def _varint(number: int) -> bytes:

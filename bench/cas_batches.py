@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.batches import BLOB_BYTES, BLOBS_PER_BATCH, Batches, Questions, Reads, Updates
-from bench.cas_process import INSTANCE, CasProcess, own_cas
+from bench.cas_process import INSTANCE, CasProcess, own_cas_processes
 from bench.client_processes import Share, run_clients
 from bench.load import Run
 from bench.report import print_table
@@ -97,25 +97,26 @@ async def bench_cas_batches(name: str, data: Path, stores: Sequence[str], amount
     rows = []
     for store in stores:
         with tempfile.TemporaryDirectory(prefix=f"{store}-", dir=data) as directory:
-            async with own_cas(Path(directory), store) as cas:
+            async with own_cas_processes(Path(directory), store) as servers:
+                # A connection stays with its process, so each has a client of its own at least.
+                per_run = replace(amount, processes=max(amount.processes, len(servers)))
                 if kind.warm:
-                    await _fill(cas, amount.processes)
-                runs = [await _measure(cas, kind, amount, run) for run in range(amount.repeat)]
-                rows.append(_row(cas, kind, runs))
-    clients = f"{amount.processes} client process{'es' if amount.processes > 1 else ''}"
-    print_table(f"{kind.title}; {kind.in_flight} in flight from {clients} (median of {amount.repeat})", rows)
+                    await _fill(servers, per_run.processes)
+                runs = [await _measure(servers, kind, per_run, run) for run in range(amount.repeat)]
+                rows.append({"store": store, "clients": str(per_run.processes), **_cells(servers, kind, runs)})
+    print_table(f"{kind.title}; {kind.in_flight} in flight (median of {amount.repeat})", rows)
 
 
-async def _fill(cas: CasProcess, processes: int) -> None:
+async def _fill(servers: Sequence[CasProcess], processes: int) -> None:
     written = [Updates(INSTANCE, seed=client, batches=_WARM_BATCHES) for client in range(processes)]
-    await run_clients([Share(cas.endpoint, batches, _WARM_BATCHES, 4, float("inf")) for batches in written])
+    await run_clients([Share(servers[0].endpoint, batches, _WARM_BATCHES, 4, float("inf")) for batches in written])
 
 
-async def _measure(cas: CasProcess, kind: _Kind, amount: Amount, run: int) -> _Measured:
+async def _measure(servers: Sequence[CasProcess], kind: _Kind, amount: Amount, run: int) -> _Measured:
     batches = amount.batches // amount.processes
     shares = [
         Share(
-            cas.endpoint,
+            servers[client % len(servers)].endpoint,
             kind.batches(run, client, batches),
             calls=batches * kind.calls_per_batch,
             in_flight=max(1, kind.in_flight // amount.processes),
@@ -123,19 +124,18 @@ async def _measure(cas: CasProcess, kind: _Kind, amount: Amount, run: int) -> _M
         )
         for client in range(amount.processes)
     ]
-    before = cas.cpu_seconds()
+    before = sum(cas.cpu_seconds() for cas in servers)
     measured = await run_clients(shares)
-    cpu_seconds = cas.cpu_seconds() - before
+    cpu_seconds = sum(cas.cpu_seconds() for cas in servers) - before
     return _Measured(measured, cpu_seconds / (len(measured.latencies_seconds) * BLOBS_PER_BATCH) * 1e6)
 
 
-def _row(cas: CasProcess, kind: _Kind, runs: Sequence[_Measured]) -> dict[str, str]:
+def _cells(servers: Sequence[CasProcess], kind: _Kind, runs: Sequence[_Measured]) -> dict[str, str]:
     rate = statistics.median(one.run.per_second for one in runs) * kind.units_per_call
     return {
-        "store": cas.name,
         f"{kind.unit}/s": f"{rate:,.0f}",
         "p50 ms": f"{statistics.median(one.run.latency_ms(50) for one in runs):.1f}",
         "p99 ms": f"{statistics.median(one.run.latency_ms(99) for one in runs):.1f}",
         "server's µs per digest": f"{statistics.median(one.cpu_microseconds for one in runs):.2f}",
-        "RssAnon MiB": f"{cas.anonymous_bytes() / _MIB:.0f}",
+        "RssAnon MiB": "+".join(f"{cas.anonymous_bytes() / _MIB:.0f}" for cas in servers),
     }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.bytestream import Blob, rate_cells, write_and_read
+from bench.bytestream import Blob, described, rate_cells, write_and_read
 from bench.cas_process import INSTANCE, own_cas
 from bench.report import print_table
 
@@ -32,8 +32,7 @@ async def bench_cas_bytestream(
                     rates.append(await write_and_read(cas.endpoint, INSTANCE, Blob(size_bytes, chunk_bytes)))
                 rows.append({"store": store, **rate_cells(rates), "RssAnon MiB": f"{cas.anonymous_bytes() / _MIB:.0f}"})
     rows.append({"store": "dd conv=fdatasync", "write MB/s": f"{statistics.median(disk):.0f}"})
-    size = f"{size_bytes / _MIB:.0f} MiB in messages of {chunk_bytes / 1024:.0f} KiB"
-    print_table(f"ByteStream at the CAS itself, a blob of {size} (median of {repeat})", rows)
+    print_table(f"ByteStream at the CAS itself, {described(size_bytes, chunk_bytes)} (median of {repeat})", rows)
 
 
 def _dd(path: Path, size_bytes: int) -> float:

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ INSTANCE = "main"
 STORES = ("filesystem", "segments", "memory")
 _SETTINGS = """\
 cas:
-  listen: unix:cas.sock
-  admin: unix:admin.sock
+  listen: unix:cas{number}.sock
+  admin: unix:admin{number}.sock
   store: {{verify: {{backend: {{{store}: {keys}}}}}}}
 """
 _MAX_BYTES = 20_000_000_000
@@ -62,30 +62,32 @@ def content_path(data: Path) -> Path:
 
 @asynccontextmanager
 async def own_cas(
-    data: Path, store: str, *, max_bytes: int = _MAX_BYTES, scrub: bool = True
+    data: Path, store: str, *, max_bytes: int = _MAX_BYTES, scrub: bool = True, number: int = 0
 ) -> AsyncIterator[CasProcess]:
     """Run the service in *data*, a directory with a short path, while the block runs.
 
     Args:
         store: one of ``STORES``; on a disk it is ``content_path(data)``.
         scrub: whether a store of segments reads in the background what it keeps.
+        number: of this process, where several use one *data*.
 
     Raises:
         SystemExit: it does not get ready; the text has the end of its log.
     """
     keys = f"{{eviction_policy: {{max_bytes: {max_bytes}}}" + ("" if store == "memory" else ", content_path: blobs")
     keys += "}" if scrub else ", scrub_bytes_per_second: 0}"
-    (data / "grid.yaml").write_text(_SETTINGS.format(store=store, keys=keys))
-    log = data / "cas.log"
+    config = data / f"grid{number}.yaml"
+    config.write_text(_SETTINGS.format(store=store, keys=keys, number=number))
+    log = data / f"cas{number}.log"
     begun = time.perf_counter()
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gridwright_cas", "--config", "grid.yaml"), cwd=data, stdout=output, stderr=output
+            *(sys.executable, "-m", "gridwright_cas", "--config", config.name), cwd=data, stdout=output, stderr=output
         )
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await _until_ready(process, data / "admin.sock", log)
-            yield CasProcess(store, f"unix:{data / 'cas.sock'}", process.pid, time.perf_counter() - begun)
+                await _until_ready(process, data / f"admin{number}.sock", log)
+            yield CasProcess(store, f"unix:{data / f'cas{number}.sock'}", process.pid, time.perf_counter() - begun)
         except TimeoutError:
             sys.exit(f"the CAS was not ready after {_START_SECONDS:.0f} s:\n{_end_of(log)}")
         finally:
@@ -93,6 +95,15 @@ async def own_cas(
                 process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(_STOP_SECONDS):
                 await process.wait()
+
+
+@asynccontextmanager
+async def own_cas_processes(data: Path, store: str) -> AsyncIterator[Sequence[CasProcess]]:
+    """Run as many processes on one *data* as *store* says (``segments*2``), while the block runs; see ``own_cas``."""
+    name, _, count = store.partition("*")
+    async with AsyncExitStack() as stack:
+        numbers = range(int(count or 1))
+        yield [await stack.enter_async_context(own_cas(data, name, number=number)) for number in numbers]
 
 
 async def _until_ready(process: asyncio.subprocess.Process, admin: Path, log: Path) -> None:
