@@ -214,7 +214,7 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
     "segments in next to no room": (
         {"segments": {"content_path": "a", "eviction_policy": {"max_bytes": "1Mb"}}},
         [],
-        "cas.store.segments: its index and what it holds back leave no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more",
+        "cas.store.segments: its index leaves no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more",
     ),
     "more evicted than there is": (
         {"memory": {"eviction_policy": {"max_bytes": 10, "evict_bytes": 10}}},

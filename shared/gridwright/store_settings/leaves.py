@@ -93,9 +93,7 @@ class SegmentsStoreSettings(Section):
         if not self.eviction_policy.max_bytes:
             raise ValueError("the size of its files depends on max_bytes; write eviction_policy: {max_bytes: 100Gb}")
         if self.eviction_policy.max_bytes < _MIN_SEGMENTS_BYTES:
-            raise ValueError(
-                "its index and what it holds back leave no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more"
-            )
+            raise ValueError("its index leaves no room for blobs; write eviction_policy: {max_bytes: 16Mb} or more")
         return self
 
 
