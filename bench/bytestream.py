@@ -21,6 +21,7 @@ from bench.report import print_memory, print_table
 from bench.target import Target
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
 from gridwright.protos.google.bytestream.bytestream_rpc import READ, WRITE
+from gridwright.wire.varint import varint
 
 #: Reads, where it is installed; how fast a client in Python reads says more of the client.
 CURL = shutil.which("curl")
@@ -124,7 +125,7 @@ async def _write(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
         fields = bs.WriteRequest(
             resource_name=name if start == 0 else "", write_offset=start, finish_write=end == blob.size_bytes
         )
-        await call.write(b"".join((fields.SerializeToString(), _DATA_TAG, _varint(len(chunk)), chunk)))
+        await call.write(b"".join((fields.SerializeToString(), _DATA_TAG, varint(len(chunk)), chunk)))
     await call.done_writing()
     committed = bs.WriteResponse.FromString(await call).committed_size
     if committed != blob.size_bytes:
@@ -164,16 +165,6 @@ async def _read_by_curl(endpoint: str, name: str, blob: Blob) -> None:
     )
     if int(ended.stdout) < blob.size_bytes:
         raise RuntimeError(f"{ended.stdout.decode()} of {blob.size_bytes} bytes came")
-
-
-def _varint(number: int) -> bytes:
-    """Return *number* as lengths are written before data."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def _data_bytes(message: bytes) -> int:

@@ -117,8 +117,8 @@ def _make_index(path: Path, rows: int) -> None:
                     created_ms=now_ms,
                     sealed_ms=now_ms,
                 )
-                index.put_segment(txn, index.new_segment_id(txn), state)
-                assert index.segment_state(txn, segment) == state, "ids begin with 1"
+                index.segments.put(txn, index.segments.new_id(txn), state)
+                assert index.segments.state(txn, segment) == state, "ids begin with 1"
         index.sync()
     finally:
         index.close()

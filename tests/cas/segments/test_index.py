@@ -35,15 +35,15 @@ RECORD_BYTES = record_size(key(0), SIZE)
 
 def opened_segment(index: Index) -> int:
     with index.writing() as txn:
-        segment = index.new_segment_id(txn)
-        index.put_segment(txn, segment, SegmentState(0, 0, 0, NOW, NOW, 0))
+        segment = index.segments.new_id(txn)
+        index.segments.put(txn, segment, SegmentState(0, 0, 0, NOW, NOW, 0))
     return segment
 
 
 def add(index: Index, segment: int, numbers: range, *, large: dict[int, int] | None = None) -> set[bytes]:
     """Add blobs as if their records had been appended one after the other; return the keys that were there."""
     with index.writing() as txn:
-        state = index.segment_state(txn, segment)
+        state = index.segments.state(txn, segment)
         assert state is not None
         rows = [
             (key(number), pack_row(Row(NOW, segment, state.end + at * RECORD_BYTES, SIZE)))
@@ -57,7 +57,7 @@ def add(index: Index, segment: int, numbers: range, *, large: dict[int, int] | N
 
 def state_of(index: Index, segment: int) -> SegmentState:
     with index.reading() as txn:
-        state = index.segment_state(txn, segment)
+        state = index.segments.state(txn, segment)
     assert state is not None
     return state
 
@@ -169,17 +169,17 @@ def test_a_row_is_moved_with_its_last_touch(index: Index) -> None:
 def test_ids_of_segments_are_never_used_again(index: Index) -> None:
     first = opened_segment(index)
     with index.writing() as txn:
-        index.forget_segment(txn, first)
+        index.segments.forget(txn, first)
     assert opened_segment(index) > first
     with index.reading() as txn:
-        assert first not in index.segment_states(txn)
+        assert first not in index.segments.states(txn)
 
 
 def test_a_sealed_segment_stays_sealed(index: Index) -> None:
     segment = opened_segment(index)
     with index.writing() as txn:
-        index.seal_segment(txn, segment, NOW + 1)
-        index.seal_segment(txn, segment, NOW + 2)
+        index.segments.seal(txn, segment, NOW + 1)
+        index.segments.seal(txn, segment, NOW + 2)
     assert state_of(index, segment).sealed_ms == NOW + 1
 
 

@@ -325,11 +325,11 @@ def _undo_index(store: SegmentStore) -> None:
     """Let the index know nothing of what the open segment holds: as after a kill between append and commit."""
     index, room = store.engine.index, store.engine.room
     with index.writing() as txn:
-        ((segment, state),) = index.segment_states(txn).items()
+        ((segment, state),) = index.segments.states(txn).items()
         with txn.cursor() as cursor:
             rows = [(key, unpack_row(value)) for key, value in cursor]
         index.remove(txn, rows)
-        index.put_segment(txn, segment, SegmentState(0, 0, 0, state.created_ms, state.created_ms, 0))
+        index.segments.put(txn, segment, SegmentState(0, 0, 0, state.created_ms, state.created_ms, 0))
         for _, row in rows:
             if row.is_large:
                 room.settle(txn, large_holder(row.offset), row.stored_bytes)

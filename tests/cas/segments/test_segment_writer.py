@@ -96,7 +96,7 @@ def test_what_could_not_be_committed_is_cut_off_when_its_segment_is_sealed(
     writer.commit(writer.append(Writes([THIRD])))
     assert file.stat().st_size == end
     with engine.index.reading() as txn:
-        state = engine.index.segment_state(txn, failed.segment.id)
+        state = engine.index.segments.state(txn, failed.segment.id)
     assert state is not None
     assert not state.is_open
     assert state.end == end
@@ -108,14 +108,14 @@ def test_a_segment_is_sealed_only_when_all_its_groups_are_committed(engine: Engi
     waiting.segment.is_given_up = True
     other = writer.append(Writes([SECOND]))
     with engine.index.reading() as txn:
-        state = engine.index.segment_state(txn, waiting.segment.id)
+        state = engine.index.segments.state(txn, waiting.segment.id)
     assert state is not None
     assert state.is_open
     writer.commit(waiting)
     writer.commit(other)
     writer.commit(writer.append(Writes([THIRD])))
     with engine.index.reading() as txn:
-        state = engine.index.segment_state(txn, waiting.segment.id)
+        state = engine.index.segments.state(txn, waiting.segment.id)
     assert state is not None
     assert not state.is_open
     assert state.live_count == 1
@@ -138,7 +138,7 @@ def test_a_group_of_more_rows_than_a_transaction_takes_comes_into_the_index_whol
     assert sizes == [MAX_ROWS, MAX_ROWS, 500]
     assert all(segment_of(engine, key) == group.segment.id for key, _ in blobs)
     with engine.index.reading() as txn:
-        state = engine.index.segment_state(txn, group.segment.id)
+        state = engine.index.segments.state(txn, group.segment.id)
     assert state is not None
     assert (state.live_count, state.end) == (len(blobs), group.group.end)
     assert state.live_bytes == group.group.blob_bytes

@@ -65,7 +65,7 @@ def segments_of(path: Path) -> dict[int, SegmentState]:
     index = Index.open(path / "index", SystemDisk())
     try:
         with index.reading() as txn:
-            return index.segment_states(txn)
+            return index.segments.states(txn)
     finally:
         index.close()
 

@@ -77,7 +77,7 @@ class Compaction:
     def _chosen(self) -> dict[int, SegmentState]:
         """Return the segments to rewrite, the emptiest first: they make room for the others."""
         with self._index.reading() as txn:
-            states = self._index.segment_states(txn)
+            states = self._index.segments.states(txn)
         worth_it = [
             (state.live_bytes / state.end, segment)
             for segment, state in states.items()
@@ -125,7 +125,7 @@ class Compaction:
 
     def _live_count(self, segment: int) -> int:
         with self._index.reading() as txn:
-            state = self._index.segment_state(txn, segment)
+            state = self._index.segments.state(txn, segment)
         return state.live_count if state is not None else 0
 
     @contextmanager

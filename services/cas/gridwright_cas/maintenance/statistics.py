@@ -41,7 +41,7 @@ def stats(directory: OpenDirectory, messages: Messages, stop: Stop) -> None:
     oldest_ms, newest_ms = sys.maxsize, 0
     with engine.index.reading() as txn:
         total = txn.stat(engine.index.rows)["entries"]
-        states = engine.index.segment_states(txn)
+        states = engine.index.segments.states(txn)
     for portion in rows_of(engine.index):
         stop.check()
         rows = [row for _, row in portion]

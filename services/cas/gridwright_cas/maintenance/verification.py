@@ -87,7 +87,7 @@ class Verification:
 
     def _states(self) -> dict[int, SegmentState]:
         with self._index.reading() as txn:
-            return self._index.segment_states(txn)
+            return self._index.segments.states(txn)
 
     def _check_segment(self, segment: int, expected: int) -> _Findings:
         """Read a segment from end to end; if that does not meet all of its blobs, look for each of them."""

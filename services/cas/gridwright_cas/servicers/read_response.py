@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from gridwright.protos.google.bytestream import bytestream_pb2 as pb
+from gridwright.wire.varint import varint
 
 #: The key of its only field, which is length-delimited.
 _KEY = bytes([pb.ReadResponse.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
@@ -27,13 +28,4 @@ class _Encoded:
         self._data = data
 
     def SerializeToString(self) -> bytes:  # named as protobuf names it
-        return b"".join((_KEY, _varint(len(self._data)), self._data))
-
-
-def _varint(number: int) -> bytes:
-    digits = bytearray()
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+        return b"".join((_KEY, varint(len(self._data)), self._data))

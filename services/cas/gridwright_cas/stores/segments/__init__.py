@@ -15,7 +15,7 @@ then the files go, so no row ever names a file that is gone.
 Modules from the bottom up:
 
 - bytes: ``disk`` (the system calls), ``key``, ``record``, ``row``
-- the index: ``index_file`` (is LMDB's file whole?), ``index``, ``room``, ``removal_log``, ``owners``
+- the index: ``index``, ``segment_table``, ``room``, ``removal_log``, ``owners``
 - writing: ``segment_file``, ``segment_writer`` (append, commit, replay), ``group_commit`` (who is written together)
 - large blobs: ``large_file`` (the format), ``large_files``, ``large_read``, ``partial_uploads``
 - reading: ``segment_reader``, ``blob_reader``, ``quarantine`` (for what is rotten)

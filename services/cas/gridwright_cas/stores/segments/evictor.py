@@ -160,7 +160,7 @@ class Evictor:
     def _segments(self) -> list[SegmentFacts]:
         index = self._parts.index
         with index.reading() as txn:
-            states = index.segment_states(txn)
+            states = index.segments.states(txn)
         return [SegmentFacts(segment, state.end, state.live_bytes, *state[2:]) for segment, state in states.items()]
 
     def _first_large(self, count: int) -> list[tuple[bytes, Row]]:

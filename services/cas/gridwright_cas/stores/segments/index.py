@@ -13,18 +13,16 @@ from typing import NamedTuple
 import lmdb
 
 from gridwright.errors import ConfigurationError, GridwrightError, ResourceExhausted, Unavailable
+from gridwright.lmdb_file import is_cut_short
 from gridwright_cas.stores.segments.disk import Disk
-from gridwright_cas.stores.segments.index_file import as_long_as_it_says
 from gridwright_cas.stores.segments.record import record_size
 from gridwright_cas.stores.segments.row import (
     Row,
-    SegmentState,
     pack_row,
-    pack_segment,
     touched_before,
     unpack_row,
-    unpack_segment,
 )
+from gridwright_cas.stores.segments.segment_table import SegmentTable
 
 #: The writer lock is shared by processes, so nobody may hold it for more rows than this.
 MAX_ROWS = 1_000
@@ -36,7 +34,6 @@ _MAX_TABLES = 24
 _SWEPT_ROWS = 10_000
 DATA_FILE = "data.mdb"
 _FORMAT = b"gridwright segments 1"
-_LAST_SEGMENT = b"last segment"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -74,7 +71,7 @@ class Index:
     The last committed transaction may be undone, whole, by a power cut (``metasync=False``);
     see ``sync``.
 
-    Tables: ``rows`` (key of a digest → Row), ``segments`` (id → SegmentState), ``large_by_touch``
+    Tables: ``rows`` (key of a digest → Row), ``segments`` (see ``SegmentTable``), ``large_by_touch``
     (touch in ms 8, key → file id 8, stored bytes 8; all big-endian), ``counters``. Others may open their own
     in ``environment``.
     """
@@ -82,9 +79,9 @@ class Index:
     def __init__(self, environment: lmdb.Environment) -> None:
         self.environment = environment
         self.rows = environment.open_db(b"rows")
-        self.segments = environment.open_db(b"segments")
         self.large_by_touch = environment.open_db(b"large_by_touch")
         self.counters = environment.open_db(b"counters")
+        self.segments = SegmentTable(environment)
 
     @classmethod
     def open(cls, path: Path, disk: Disk, *, durable: bool = True) -> Index:
@@ -98,8 +95,10 @@ class Index:
         """
         try:
             disk.make_directory(str(path))
-            with as_long_as_it_says(path / DATA_FILE) as is_doubtful, index_errors():
-                index = cls._opened(path, durable=durable, look_at_all=is_doubtful)
+            if is_cut_short(path / DATA_FILE):
+                raise Unavailable(f"{DATA_FILE} was cut short")
+            with index_errors():
+                index = cls._opened(path, durable=durable)
             disk.sync_directory(str(path))
             disk.sync_directory(str(path.parent))
         except (OSError, GridwrightError) as error:
@@ -110,7 +109,7 @@ class Index:
         return index
 
     @classmethod
-    def _opened(cls, path: Path, *, durable: bool, look_at_all: bool) -> Index:
+    def _opened(cls, path: Path, *, durable: bool) -> Index:
         environment = lmdb.open(
             str(path),
             map_size=_MAP_BYTES,
@@ -124,8 +123,6 @@ class Index:
         )
         is_right = False
         try:
-            if look_at_all:
-                _look_at_all(environment)
             index = cls(environment)
             index.check_readers()
             with index.writing() as txn:
@@ -206,7 +203,7 @@ class Index:
                 taken.keys.add(key)
                 taken.files.add(row.offset)
         newest_ms = group.newest_touch_ms if live_count else 0
-        self._change_segment(txn, group.segment, live_bytes, live_count, touch_ms=newest_ms, end=group.end)
+        self.segments.change(txn, group.segment, live_bytes, live_count, touch_ms=newest_ms, end=group.end)
         return taken
 
     def touch(self, txn: lmdb.Transaction[bytes], keys: Iterable[bytes], now_ms: int) -> None:
@@ -226,7 +223,7 @@ class Index:
             else:
                 touched_segments.add(row.segment)
         for segment in touched_segments:
-            self._change_segment(txn, segment, 0, 0, touch_ms=now_ms)
+            self.segments.change(txn, segment, 0, 0, touch_ms=now_ms)
 
     def remove(self, txn: lmdb.Transaction[bytes], rows: Iterable[tuple[bytes, Row]]) -> list[bytes]:
         """Remove each row that still names the place given; return the keys of those that were removed."""
@@ -251,7 +248,7 @@ class Index:
             else:
                 delete(large_position(key, row), db=self.large_by_touch)
         for segment, count in left.items():
-            self._change_segment(txn, segment, -left_bytes[segment], -count)
+            self.segments.change(txn, segment, -left_bytes[segment], -count)
 
     def move(self, txn: lmdb.Transaction[bytes], moves: Iterable[tuple[bytes, Row, Row]]) -> list[bytes]:
         """Let each row that still names the old place name the new one, in a segment; return the keys of these."""
@@ -268,7 +265,7 @@ class Index:
         for segment, rows in newcomers.items():
             size_bytes = sum([record_size(key, row.stored_bytes) for key, row in rows])
             newest_ms = max([row.touched_ms for _, row in rows])
-            self._change_segment(txn, segment, size_bytes, len(rows), touch_ms=newest_ms)
+            self.segments.change(txn, segment, size_bytes, len(rows), touch_ms=newest_ms)
         return [key for key, _, _ in found]
 
     def oldest_large(self, txn: lmdb.Transaction[bytes], count: int, *, start: bytes = b"") -> list[tuple[bytes, Row]]:
@@ -280,11 +277,6 @@ class Index:
             if not cursor.set_range(start):
                 return []
             return [_large_row(entry, value) for entry, value in itertools.islice(cursor, count)]
-
-    def oldest_segment(self, txn: lmdb.Transaction[bytes]) -> SegmentState | None:
-        """Return what is known of the oldest segment, or None if there is none."""
-        with txn.cursor(db=self.segments) as cursor:
-            return unpack_segment(cursor.value()) if cursor.first() else None
 
     def rows_in(self, segment: int) -> Iterator[list[tuple[bytes, Row]]]:
         """Yield, in portions, the rows that name a segment, by looking at every row there is: seconds for a million."""
@@ -300,64 +292,6 @@ class Index:
                         found.append((key, row))
             yield found
 
-    def segment_states(self, txn: lmdb.Transaction[bytes]) -> dict[int, SegmentState]:
-        """Return all segments, oldest first: hundreds at most."""
-        with txn.cursor(db=self.segments) as cursor:
-            return {int.from_bytes(key, "big"): unpack_segment(value) for key, value in cursor}
-
-    def segment_state(self, txn: lmdb.Transaction[bytes], segment: int) -> SegmentState | None:
-        value = txn.get(_segment_key(segment), db=self.segments)
-        return unpack_segment(value) if value is not None else None
-
-    def put_segment(self, txn: lmdb.Transaction[bytes], segment: int, state: SegmentState) -> None:
-        txn.put(_segment_key(segment), pack_segment(state), db=self.segments)
-
-    def new_segment_id(self, txn: lmdb.Transaction[bytes]) -> int:
-        """Return an id, 1 or more, that no segment has had before."""
-        segment = int.from_bytes(txn.get(_LAST_SEGMENT, db=self.counters) or b"", "big") + 1
-        txn.put(_LAST_SEGMENT, segment.to_bytes(8, "big"), db=self.counters)
-        return segment
-
-    def has_had_segments(self, txn: lmdb.Transaction[bytes]) -> bool:
-        """Whether any segment was ever begun; without one the index is new, or was lost."""
-        return txn.get(_LAST_SEGMENT, db=self.counters) is not None
-
-    def begin_segments_after(self, txn: lmdb.Transaction[bytes], segment: int) -> None:
-        """Let new segments have ids beyond *segment*: one that is there though this index is new."""
-        txn.put(_LAST_SEGMENT, segment.to_bytes(8, "big"), db=self.counters)
-
-    def seal_segment(self, txn: lmdb.Transaction[bytes], segment: int, now_ms: int) -> None:
-        """Note that nothing will be appended any more."""
-        state = self.segment_state(txn, segment)
-        if state is not None and state.is_open:
-            self.put_segment(txn, segment, state._replace(sealed_ms=max(1, now_ms)))
-
-    def forget_segment(self, txn: lmdb.Transaction[bytes], segment: int) -> None:
-        """Forget a segment whose rows are all gone."""
-        txn.delete(_segment_key(segment), db=self.segments)
-
-    def _change_segment(
-        self,
-        txn: lmdb.Transaction[bytes],
-        segment: int,
-        live_bytes: int,
-        live_count: int,
-        *,
-        touch_ms: int = 0,
-        end: int = 0,
-    ) -> None:
-        state = self.segment_state(txn, segment)
-        if state is None:  # dropped by the evictor
-            return
-        changed = state._replace(
-            end=max(state.end, end),
-            live_bytes=max(0, state.live_bytes + live_bytes),
-            live_count=max(0, state.live_count + live_count),
-            newest_touch_ms=max(state.newest_touch_ms, touch_ms),
-        )
-        if changed != state:
-            self.put_segment(txn, segment, changed)
-
 
 @contextmanager
 def index_errors() -> Iterator[None]:
@@ -372,20 +306,6 @@ def index_errors() -> Iterator[None]:
                 f"the disk of the CAS is full ({error}); free some space, or lower max_bytes"
             ) from error
         raise Unavailable(f"the index of the CAS does not answer: {error}") from error
-
-
-def _look_at_all(environment: lmdb.Environment) -> None:
-    """Read every page that is in use; raises lmdb.Error where one is not what it should be."""
-    with environment.begin(buffers=False) as txn, txn.cursor() as tables:
-        for name in tables.iternext(values=False):
-            table = environment.open_db(name, txn=txn, create=False)
-            with txn.cursor(db=table) as cursor:
-                for _ in cursor.iternext(values=False):
-                    pass
-
-
-def _segment_key(segment: int) -> bytes:
-    return segment.to_bytes(4, "big")
 
 
 def _large_row(entry: bytes, value: bytes) -> tuple[bytes, Row]:

@@ -57,7 +57,7 @@ class Leftovers:
                 for holder, charge in parts.room.charges(txn, sort)
                 if charge.owner not in (KEPT, parts.room.owner)
             ]
-            segments = {segment_holder(segment) for segment in parts.index.segment_states(txn)}
+            segments = {segment_holder(segment) for segment in parts.index.segments.states(txn)}
         now = parts.clock.monotonic()
         owners = {owner for _, owner in charges}
         with disk_errors():

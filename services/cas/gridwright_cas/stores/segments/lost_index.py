@@ -29,7 +29,7 @@ def note_lost_segments(parts: Parts) -> int:
     """
     index, room = parts.index, parts.room
     with index.reading() as txn:
-        if index.has_had_segments(txn):
+        if index.segments.have_begun(txn):
             return 0
     with disk_errors():
         segments = _sizes(parts, parts.segments.path, 10)
@@ -38,14 +38,14 @@ def note_lost_segments(parts: Parts) -> int:
         return 0
     now_ms = parts.now_ms()
     with index.writing() as txn:
-        if index.has_had_segments(txn):
+        if index.segments.have_begun(txn):
             return 0  # another process was quicker
         for segment, size_bytes in segments.items():
-            index.put_segment(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
+            index.segments.put(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
             room.charge_found(txn, segment_holder(segment), size_bytes)
         for file_id, size_bytes in large.items():
             room.charge_found(txn, large_holder(file_id), size_bytes)
-        index.begin_segments_after(txn, max(segments))
+        index.segments.begin_after(txn, max(segments))
     return len(segments)
 
 

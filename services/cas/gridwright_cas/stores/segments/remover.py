@@ -93,7 +93,7 @@ class Remover:
         for records in self._batches(segment):
             keep_after_ms = self._empty(segment, records, tally, keep_after_ms, must_keep=must_keep)
         with index.reading() as txn:
-            state = index.segment_state(txn, segment)
+            state = index.segments.state(txn, segment)
         if state is None:
             return
         if state.live_count:
@@ -101,7 +101,7 @@ class Remover:
             for rows in index.rows_in(segment):
                 self.remove(rows, tally)
         with index.writing() as txn:
-            index.forget_segment(txn, segment)
+            index.segments.forget(txn, segment)
             self._parts.removals.append(txn, [], [segment])
             txn.put(segment_holder(segment), b"", db=self._doomed)
         self.finish_doomed()
@@ -121,7 +121,7 @@ class Remover:
     def seal_old_survivors(self) -> None:
         """Let the segment of survivors be evicted in its turn, once all others are younger."""
         with self._parts.index.reading() as txn:
-            oldest = self._parts.index.oldest_segment(txn)
+            oldest = self._parts.index.segments.oldest(txn)
         if oldest is not None:
             self._survivors.seal_if_begun_before(oldest.created_ms + 1)
 

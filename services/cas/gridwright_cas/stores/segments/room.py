@@ -243,7 +243,7 @@ class Room:
                 txn.delete(_REFUSING_UNTIL, db=self._counters)
 
     def _adjust_touches(self, txn: lmdb.Transaction[bytes], used_bytes: int) -> None:
-        oldest = self._index.oldest_segment(txn)
+        oldest = self._index.segments.oldest(txn)
         if oldest is None or used_bytes < self.size.max_bytes // 2:
             self.touch_seconds = USUAL_TOUCH_SECONDS
         else:

@@ -69,7 +69,7 @@ class Scrubber:
     def _read_segments(self, first: int) -> Iterator[int]:
         index = self._parts.index
         with index.reading() as txn:
-            states = index.segment_states(txn)
+            states = index.segments.states(txn)
         for segment, state in states.items():
             if segment < first:
                 continue

@@ -152,7 +152,7 @@ class SegmentWriter:
         """
         with self._recovery, disk_errors():
             with self._index.reading() as txn:
-                states = self._index.segment_states(txn)
+                states = self._index.segments.states(txn)
             for segment, state in states.items():
                 if not state.is_open or (lock := self._directory.lock(segment)) is None:
                     continue
@@ -189,7 +189,7 @@ class SegmentWriter:
 
     def _new_segment(self, max_bytes: int) -> OpenSegment:
         with self._index.writing() as txn:
-            segment = self._index.new_segment_id(txn)
+            segment = self._index.segments.new_id(txn)
         holder = segment_holder(segment)
         self._room.take(holder, max_bytes)
         try:
@@ -200,7 +200,7 @@ class SegmentWriter:
         try:
             now_ms = self._now_ms()
             with self._index.writing() as txn:
-                self._index.put_segment(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
+                self._index.segments.put(txn, segment, SegmentState(0, 0, 0, now_ms, now_ms, 0))
         except GridwrightError:
             opened.close(sealed=True)
             self._room.give_back(holder)
@@ -238,7 +238,7 @@ class SegmentWriter:
         """Seal what was given up, except for segments of which groups are yet to be committed: their turn comes."""
         for segment in [one for one in self._given_up if not one.is_awaited]:
             with self._index.reading() as txn:
-                state = self._index.segment_state(txn, segment.id)
+                state = self._index.segments.state(txn, segment.id)
             end = state.end if state is not None else 0
             if end < segment.end:
                 segment.advance(end)
@@ -253,17 +253,17 @@ class SegmentWriter:
     def _seal(self, txn: lmdb.Transaction[bytes], segment: int, end: int) -> None:
         """Tell the index that the segment is what it is; one that has nothing in it is forgotten."""
         if end:
-            self._index.seal_segment(txn, segment, self._now_ms())
+            self._index.segments.seal(txn, segment, self._now_ms())
             self._room.settle(txn, segment_holder(segment), end)
         else:
-            self._index.forget_segment(txn, segment)
+            self._index.segments.forget(txn, segment)
             self._room.drop(txn, segment_holder(segment))
 
     def _replay(self, segment: int) -> None:
         """Bring what is beyond the replay offset into the index, cut off what is torn, and seal."""
         disk = self._directory.disk
         with self._index.reading() as txn:
-            state = self._index.segment_state(txn, segment)
+            state = self._index.segments.state(txn, segment)
         if state is None or not state.is_open:
             return  # another process was quicker
         try:

@@ -77,10 +77,10 @@ class Survivors:
             with index.writing() as txn:
                 if segment.end:
                     # Its place in the order is that of its first record: the blobs in it are older than it is.
-                    index.seal_segment(txn, segment.id, self._begun_ms)
+                    index.segments.seal(txn, segment.id, self._begun_ms)
                     room.settle(txn, holder, segment.end)
                 else:
-                    index.forget_segment(txn, segment.id)
+                    index.segments.forget(txn, segment.id)
         except GridwrightError:
             segment.close(sealed=False)
             raise
@@ -100,7 +100,7 @@ class Survivors:
     def _new_segment(self, max_bytes: int) -> OpenSegment:
         index, room = self._parts.index, self._parts.room
         with index.writing() as txn:
-            number = index.new_segment_id(txn)
+            number = index.segments.new_id(txn)
         holder = segment_holder(number)
         if not room.try_take(holder, max_bytes, survivors=True):
             raise ResourceExhausted("the store has no room for what should outlive its segment")
@@ -112,7 +112,7 @@ class Survivors:
         self._begun_ms = now_ms = self._parts.now_ms()
         try:
             with index.writing() as txn:
-                index.put_segment(txn, number, SegmentState(0, 0, 0, 0, now_ms, 0))
+                index.segments.put(txn, number, SegmentState(0, 0, 0, 0, now_ms, 0))
         except GridwrightError:
             segment.close(sealed=True)
             room.give_back(holder)
@@ -123,6 +123,6 @@ class Survivors:
         index = self._parts.index
         with index.writing() as txn:
             index.move(txn, moves)
-            state = index.segment_state(txn, segment.id)
+            state = index.segments.state(txn, segment.id)
             if state is not None:
-                index.put_segment(txn, segment.id, state._replace(end=end))
+                index.segments.put(txn, segment.id, state._replace(end=end))
