@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gridwright.errors import BlobCorrupted, BlobNotFound, ResourceExhausted
@@ -16,10 +16,9 @@ from gridwright_cas.stores.segments.housekeeper import try_to_keep_house
 from gridwright_cas.stores.segments.record import Kind, Record, record_size
 from gridwright_cas.stores.segments.remover import Tally
 from gridwright_cas.stores.segments.row import SegmentState, unpack_row
-from gridwright_cas.stores.segments.segment_file import scan
+from gridwright_cas.stores.segments.segment_file import batches
 
 #: Live records that are copied in one step: one write, one synchronisation, one transaction.
-_STEP_BYTES = 4 * 1024 * 1024
 _STEP_RECORDS = 500
 
 
@@ -87,13 +86,13 @@ class Compaction:
 
     def _rewrite(self, segment: int, total_bytes: int) -> None:
         """Copy what is live in a segment, but for what is damaged."""
-        for records in _portions(self._scanned(segment)):
+        for records in batches(self._scanned(segment), max_count=_STEP_RECORDS):
             self._copy(segment, records)
             self._done_bytes += sum(record.size for record in records)
             self._messages.progress("compacting", self._done_bytes, total_bytes, "bytes")
         if self._live_count(segment):
             # A damaged record, of a removed blob maybe, hides those behind it.
-            for records in _portions(self._looked_up(segment)):
+            for records in batches(self._looked_up(segment), max_count=_STEP_RECORDS):
                 self._copy(segment, records)
 
     def _copy(self, segment: int, records: list[Record]) -> None:
@@ -149,29 +148,5 @@ class Compaction:
 
     def _scanned(self, segment: int) -> Iterator[Record]:
         """Yield the records of blobs in a segment, up to the first that is damaged."""
-        disk = self._directory.parts.disk
         with disk_errors():
-            try:
-                fd = disk.open(self._directory.engine.directory.path_of(segment), os.O_RDONLY)
-            except FileNotFoundError:
-                return  # a service has dropped it
-            try:
-                for record in scan(disk, fd, 0):
-                    if record.kind is Kind.BLOB:
-                        yield record
-            finally:
-                disk.close(fd)
-
-
-def _portions(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield *records* in what is copied in one step."""
-    portion: list[Record] = []
-    size_bytes = 0
-    for record in records:
-        portion.append(record)
-        size_bytes += record.size
-        if size_bytes >= _STEP_BYTES or len(portion) == _STEP_RECORDS:
-            yield portion
-            portion, size_bytes = [], 0
-    if portion:
-        yield portion
+            yield from self._directory.engine.directory.blobs_in(segment)

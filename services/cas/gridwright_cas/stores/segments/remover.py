@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,14 +12,11 @@ from gridwright_cas.stores.segments.eviction import NEVER_MS
 from gridwright_cas.stores.segments.index import MAX_ROWS
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.parts import Parts
-from gridwright_cas.stores.segments.record import Kind, Record
+from gridwright_cas.stores.segments.record import Record
 from gridwright_cas.stores.segments.room import KEPT, large_holder, segment_holder
 from gridwright_cas.stores.segments.row import Row, unpack_row
-from gridwright_cas.stores.segments.segment_file import scan
+from gridwright_cas.stores.segments.segment_file import batches
 from gridwright_cas.stores.segments.survivors import Survivors
-
-#: So much of a segment is held in memory at once.
-_BATCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass
@@ -231,25 +227,8 @@ class Remover:
 
     def _batches(self, segment: int) -> Iterator[list[Record]]:
         """Yield the records of blobs in a segment, in batches for one transaction each."""
-        disk = self._parts.disk
         with disk_errors():
-            try:
-                descriptor = disk.open(self._parts.segments.path_of(segment), os.O_RDONLY)
-            except FileNotFoundError:
-                return
-            try:
-                records: list[Record] = []
-                size_bytes = 0
-                for record in scan(disk, descriptor, 0):
-                    if record.kind is Kind.BLOB:
-                        records.append(record)
-                        size_bytes += record.size
-                    if len(records) == MAX_ROWS or size_bytes >= _BATCH_BYTES:
-                        yield records
-                        records, size_bytes = [], 0
-                yield records
-            finally:
-                disk.close(descriptor)
+            yield from batches(self._parts.segments.blobs_in(segment), max_count=MAX_ROWS)
 
 
 def _pieces(survivors: Sequence[tuple[Record, Row]], segment_bytes: int) -> Iterator[Sequence[tuple[Record, Row]]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from gridwright.file_lock import try_lock
 from gridwright_cas.stores.segments.disk import Buffer, Disk
-from gridwright_cas.stores.segments.record import MAX_RECORD_BYTES, Damaged, Record, decode
+from gridwright_cas.stores.segments.record import MAX_RECORD_BYTES, Damaged, Kind, Record, decode
 
 _SCAN_BYTES = 4 * 1024 * 1024
+#: So much of a segment is held in memory at once while what is in it is gone through.
+_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class SegmentDirectory:
@@ -31,6 +33,23 @@ class SegmentDirectory:
         self.disk.make_directory(self.path)
         self.disk.sync_directory(os.path.dirname(self.path))
         self._locks.mkdir(exist_ok=True)
+
+    def blobs_in(self, segment: int) -> Iterator[Record]:
+        """Yield the records of blobs in a segment, up to the first that is damaged; none if its file is gone.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        try:
+            descriptor = self.disk.open(self.path_of(segment), os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            for record in scan(self.disk, descriptor, 0):
+                if record.kind is Kind.BLOB:
+                    yield record
+        finally:
+            self.disk.close(descriptor)
 
     def path_of(self, segment: int) -> str:
         return f"{self.path}/{segment}"
@@ -129,6 +148,20 @@ class OpenSegment:
         """Append no more; *sealed* if the index knows that."""
         self._disk.close(self._fd)
         self._directory.unlock(self.id, self._lock, for_good=sealed)
+
+
+def batches(records: Iterable[Record], *, max_count: int) -> Iterator[list[Record]]:
+    """Share out *records* among steps of at most *max_count*, without holding the bytes of all of them."""
+    batch: list[Record] = []
+    size_bytes = 0
+    for record in records:
+        batch.append(record)
+        size_bytes += record.size
+        if len(batch) == max_count or size_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def scan(disk: Disk, fd: int, start: int) -> Iterator[Record]:

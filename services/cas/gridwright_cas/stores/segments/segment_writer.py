@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import lmdb
@@ -27,10 +27,7 @@ from gridwright_cas.stores.segments.record import (
 )
 from gridwright_cas.stores.segments.room import Room, large_holder, segment_holder
 from gridwright_cas.stores.segments.row import Row, SegmentState, pack_row, row_value, unpack_row
-from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory, scan
-
-#: So much of a segment is held in memory at once while it is replayed.
-_BATCH_BYTES = 4 * 1024 * 1024
+from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory, batches, scan
 
 
 class Writes(NamedTuple):
@@ -276,7 +273,7 @@ class SegmentWriter:
         try:
             if self._durable:
                 disk.sync(fd)  # before a row names what a killed process may have left in the page cache only
-            for records in _batches(scan(disk, fd, end)):
+            for records in batches(scan(disk, fd, end), max_count=MAX_ROWS):
                 self._restore(segment, records)
                 end = records[-1].offset + records[-1].size
             if disk.size(fd) > end:
@@ -319,20 +316,6 @@ class SegmentWriter:
             if row.offset not in taken.files:
                 self._room.settle(txn, large_holder(row.offset), file_bytes(row.stored_bytes))
         return taken
-
-
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Share out *records* among transactions, without holding the bytes of all of them."""
-    batch: list[Record] = []
-    size_bytes = 0
-    for record in records:
-        batch.append(record)
-        size_bytes += record.size
-        if len(batch) == MAX_ROWS or size_bytes >= _BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _transactions(group: Group) -> list[Group]:
