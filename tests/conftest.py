@@ -1,6 +1,7 @@
 """Rules for every test: where CI is set, what needs a real server runs against it, or fails."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("CI", "").lower() not in ("", "0", "false"),
         help="a skipped test fails, unless it is marked may_skip (the default where CI is set)",
     )
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, which the processes under test would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
