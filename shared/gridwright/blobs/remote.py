@@ -224,18 +224,23 @@ async def _chunks_of(blob: bytes) -> AsyncIterator[bytes]:
 
 
 async def _write_requests(name: str, digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterator[bs.WriteRequest]:
-    """Yield the messages of an upload; the last one, known by the size, finishes it."""
+    """Yield the messages of an upload; the last one finishes it.
+
+    Each chunk waits until its source went on: a source that fails behind its last byte has
+    refused the blob, and by then nothing may have been sent that finishes it.
+    """
     offset = 0
+    held = b""
     async for chunk in chunks:
         if not chunk:
             continue
-        end = offset + len(chunk)
+        if held:
+            yield bs.WriteRequest(resource_name=name if offset == 0 else "", write_offset=offset, data=held)
+            offset += len(held)
+        held = chunk
+    if offset + len(held) >= digest.size_bytes:
         yield bs.WriteRequest(
-            resource_name=name if offset == 0 else "",
-            write_offset=offset,
-            data=chunk,
-            finish_write=end >= digest.size_bytes,
+            resource_name=name if offset == 0 else "", write_offset=offset, data=held, finish_write=True
         )
-        offset = end
-    if digest.size_bytes == 0 and offset == 0:
-        yield bs.WriteRequest(resource_name=name, finish_write=True)
+    elif held:
+        yield bs.WriteRequest(resource_name=name if offset == 0 else "", write_offset=offset, data=held)
