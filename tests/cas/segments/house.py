@@ -22,7 +22,7 @@ from gridwright_cas.stores.segments.leftovers import Leftovers
 from gridwright_cas.stores.segments.owners import Owner
 from gridwright_cas.stores.segments.partial_uploads import PartialUploads
 from gridwright_cas.stores.segments.parts import Parts
-from gridwright_cas.stores.segments.quarantine import Quarantine
+from gridwright_cas.stores.segments.quarantine import Quarantine, Rot
 from gridwright_cas.stores.segments.record import LargeFileRef, payload_of, record_size
 from gridwright_cas.stores.segments.removal_log import RemovalLog
 from gridwright_cas.stores.segments.remover import Remover
@@ -84,13 +84,14 @@ class House:
             wait_seconds=wait_seconds,
         )
         self.large = LargeFiles(str(root / "large"), self.disk, self.room, BufferPool(), clock, durable=False)
-        self.removals = RemovalLog(self.index, clock, self.stats)
+        self.removals = RemovalLog(self.index, clock, self.stats, max_bytes=policy.max_bytes // 16)
         self.parts = Parts(root, self.index, directory, self.large, self.room, self.removals, clock, self.stats)
         self.in_use: set[bytes] = set()
         self.survivors = Survivors(self.parts)
         self.remover = Remover(self.parts, self.survivors, self.in_use.__contains__)
         self.evictor = Evictor(self.parts, self.remover, policy, retention)
-        self.quarantine = Quarantine(self.parts, self.remover)
+        self.rotten: list[Rot] = []
+        self.quarantine = Quarantine(self.parts, self.remover, self.rotten.append)
         self.scrubber = Scrubber(self.parts, self.quarantine)
         self.leftovers = Leftovers(self.parts, self.remover)
         self.partials = PartialUploads(root, self.index, self.large, clock, max_bytes=policy.max_bytes // 4)

@@ -153,6 +153,10 @@ class Directory:
         _rename(self.names, names)
         self._changes.append(names)
 
+    def make_durable(self, names: dict[str, File | Directory]) -> None:
+        """These names were durable all along."""
+        self._durable |= names
+
     def sync(self) -> None:
         """An fsync of the directory succeeded."""
         self._durable = dict(self.names)

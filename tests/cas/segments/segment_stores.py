@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -43,7 +44,8 @@ def opened_store(
 
 def make_files_of_small_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let blobs of more than LARGE_BYTES be files of their own, so that a test need not write megabytes."""
-    monkeypatch.setattr("gridwright_cas.stores.segments.store.MAX_PAYLOAD_BYTES", LARGE_BYTES)
+    for module in ("store", "uploader", "resumable"):
+        monkeypatch.setattr(f"gridwright_cas.stores.segments.{module}.MAX_PAYLOAD_BYTES", LARGE_BYTES)
 
 
 def report_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +76,15 @@ async def served(store: BlobStore, digests: Collection[Digest]) -> dict[Digest, 
         assert await read_all(store, digest) == blob
         there[digest] = blob
     return there
+
+
+def disk_bytes(path: Path) -> int:
+    """Return what ``du`` says."""
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in (".", *files):
+            try:
+                total += os.stat(os.path.join(directory, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total

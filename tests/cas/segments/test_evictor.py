@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,10 +17,12 @@ from gridwright.digest import Digest
 from gridwright.errors import ResourceExhausted
 from gridwright.file_lock import try_lock
 from gridwright.testing.clock import FakeClock
+from gridwright_cas.stores.segments.engine import Engine, SegmentSettings
 from gridwright_cas.stores.segments.eviction import Retention
 from gridwright_cas.stores.segments.housekeeper import Chores, Housekeeper
 from gridwright_cas.stores.segments.key import digest_of, key_of
 from gridwright_cas.stores.segments.large_file import file_bytes
+from gridwright_cas.stores.segments.recovery import Recovery
 from gridwright_cas.stores.segments.remover import Tally
 from gridwright_cas.stores.segments.room import large_holder, segment_holder
 from tests.cas.segments.house import MIB, SHA256, House
@@ -147,7 +150,7 @@ def test_evict_bytes_makes_that_much_room_at_once(tmp_path: Path, clock: FakeClo
         house.fill(0.05)
         most = max(most, house.room.used_bytes)
         least = house.room.used_bytes if house.stats.evicted_blobs and not least else least
-    assert most > 15 * MIB
+    assert most > 13.5 * MIB
     assert least < 9.5 * MIB
     house.close()
 
@@ -368,6 +371,30 @@ sys.stdin.read()
     assert house.room.used_bytes < used - 3 * MIB
 
 
+def test_a_large_file_waits_for_the_replay_that_may_say_it_is_a_blob(house: House, clock: FakeClock) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from gridwright.testing.clock import FakeClock
+from gridwright_cas.stores.segments.key import key_of
+from gridwright_cas.stores.segments.record import LargeFileRef
+from gridwright_cas.stores.segments.segment_writer import Writes
+from tests.cas.segments.house import MIB, SHA256, House
+house = House(Path({str(house.root)!r}), FakeClock())
+digest = SHA256.digest(bytes(2 * MIB))
+kept = house._upload(digest, bytes(2 * MIB))
+house.writer.append(Writes(large=[(key_of(digest), LargeFileRef(kept.file_id, kept.stored_bytes))]))
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    for _ in range(3):
+        house.leftovers.clear_charges()
+        clock.advance(61)
+    Recovery(house.index, house.parts.segments, house.room, clock, durable=False).run()
+    house.leftovers.clear_charges()
+    assert house.get(SHA256.digest(bytes(2 * MIB))) == bytes(2 * MIB)
+
+
 def test_files_that_a_power_cut_has_left_without_a_charge_go(house: House) -> None:
     small, large = house.put_random(3), house.put_large(os.urandom(MIB))
     (house.root / "large" / f"{77:016x}").write_bytes(b"stray")
@@ -387,6 +414,42 @@ def test_a_segment_whose_file_is_gone_is_cleared_from_the_index(house: House) ->
     house.remover.drop_segment(1, Tally())
     assert house.kept(digests) == set()
     assert not house.room.is_taken(segment_holder(1))
+
+
+def test_an_index_that_was_lost_after_many_evictions_knows_all_large_blobs_again(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    house = House(tmp_path / "store", clock)
+    large = [house.put_large(os.urandom(MIB + number)) for number in range(3)]
+    for _ in range(30):
+        house.fill(0.1)
+        house.touch(*large)
+    assert house.stats.evicted_blobs > 3_000
+    assert house.kept(large) == set(large)
+    house.close()
+    shutil.rmtree(tmp_path / "store" / "index")
+    settings = SegmentSettings(EvictionPolicy(max_bytes=16 * MIB))
+    engine = Engine.open(tmp_path / "store", clock, settings)
+    rows = engine.index.values_of(map(key_of, large))
+    engine.close()
+    assert all(rows)
+
+
+def test_the_records_of_large_files_alone_are_not_copied_again_and_again(house: House) -> None:
+    large = [house.put_large(os.urandom(MIB)) for _ in range(8)]
+    house.seal()
+    house.fill(0.3)
+    for _ in range(50):
+        house.evictor.run()
+    with house.index.reading() as txn:
+        segments = len(house.index.segments.states(txn))
+        last = max(house.index.segments.states(txn))
+    assert house.kept(large)
+    for _ in range(50):
+        house.room.wanted.set()
+    with house.index.reading() as txn:
+        assert max(house.index.segments.states(txn)) == last
+        assert len(house.index.segments.states(txn)) == segments
 
 
 def test_the_account_agrees_with_the_files(house: House) -> None:
@@ -415,5 +478,5 @@ def fill_and_use(root: Path, clock: FakeClock, *, every: int) -> list[Digest]:
 
 
 def housekeeper(house: House, removed: threading.Event) -> Housekeeper:
-    chores = Chores(house.evictor, house.scrubber, house.leftovers, house.partials, house.survivors)
+    chores = Chores(house.evictor, house.scrubber, house.leftovers, house.partials, house.quarantine, house.survivors)
     return Housekeeper(house.parts, chores, on_removal=removed.set)

@@ -20,11 +20,13 @@ from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
 from gridwright.testing.blob_store_contract import chunks_of
 from gridwright.testing.clock import FakeClock
+from gridwright_cas.stores.segments.store import SegmentStore
 from tests.cas.segments.failing_disk import CHANGES, NEEDS_SPACE, FailingDisk
 from tests.cas.segments.power_cut import Cut, Survival
 from tests.cas.segments.segment_stores import (
     LARGE_BYTES,
     MIB,
+    disk_bytes,
     make_files_of_small_blobs,
     opened_store,
     report_syncs,
@@ -209,3 +211,53 @@ Histories.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestHistories = Histories.TestCase
+
+
+class HistoriesWithEvictions(Histories):
+    """The same in a store that is full: what is old may go, what came last stays, and ``du`` is within the bound."""
+
+    max_bytes = 16 * MIB
+
+    @initialize()
+    def begin(self) -> None:
+        self.filled = 0
+        super().begin()
+
+    @rule(count=st.integers(20, 80), size=st.sampled_from([300, 20_000, LARGE_BYTES, 4 * LARGE_BYTES]))
+    def fill(self, count: int, size: int) -> None:
+        self.filled += count
+        blobs = [self._blob(1_000_000 + self.filled - number, size) for number in range(count)]
+        for start in range(0, count, 4):
+            self.clock.advance(1)  # of blobs that were used at the same moment any may go first
+            self.runner.run(self._put_many(blobs[start : start + 4]))
+        self.tried |= {SHA256.digest(blob): blob for blob in blobs}
+        self._check_size()
+
+    @rule(number=st.integers(0, 30), sizes=st.lists(SIZES, min_size=1, max_size=4))
+    def put(self, number: int, sizes: list[int]) -> None:
+        self.clock.advance(1)
+        super().put(number, sizes)
+        self._check_size()
+
+    async def _look(self) -> None:
+        there = await served(self.store, self.tried)
+        left_bytes = self.max_bytes // 8
+        for digest in reversed(self.acknowledged):
+            left_bytes -= digest.size_bytes
+            if left_bytes < 0:
+                break
+            assert digest in there, f"{digest} was among the last"
+
+    def _check_size(self) -> None:
+        assert disk_bytes(self.path / "store") <= self.max_bytes
+
+    def _open(self) -> None:
+        super()._open()
+        assert isinstance(self.store, SegmentStore)
+        self.store.engine.room.wait_seconds = 0.5
+
+
+HistoriesWithEvictions.TestCase.settings = settings(
+    Histories.TestCase.settings, max_examples=20, stateful_step_count=15
+)
+TestHistoriesWithEvictions = HistoriesWithEvictions.TestCase

@@ -137,6 +137,20 @@ def test_a_touch_never_goes_back(index: Index) -> None:
     assert row_of(index, 0).touched_ms == NOW
 
 
+def test_a_touch_from_the_future_is_written_anew(index: Index) -> None:
+    add(index, opened_segment(index), range(1), large={9: 77})
+    keys = [key(0), key(9)]
+    with index.writing() as txn:
+        index.touch(txn, keys, NOW + 3_600_000)
+    with index.writing() as txn:
+        index.touch(txn, keys, NOW + 3_599_000)
+    assert {row_of(index, number).touched_ms for number in (0, 9)} == {NOW + 3_600_000}, "a clock put right by a little"
+    with index.writing() as txn:
+        index.touch(txn, keys, NOW + 5)
+    assert {row_of(index, number).touched_ms for number in (0, 9)} == {NOW + 5}
+    assert large_by_touch(index) == [key(9)]
+
+
 def test_a_row_is_removed_only_from_the_place_that_was_meant(index: Index) -> None:
     segment = opened_segment(index)
     add(index, segment, range(3), large={9: 77})

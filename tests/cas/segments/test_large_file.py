@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,8 +76,10 @@ def test_a_file_that_was_left_half_way_can_be_taken_up(tmp_path: Path, cut_at: i
     for part in (data[:cut_at], data[cut_at:]):
         descriptor = disk.open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
         buffer = AlignedBuffer() if direct and disk.bypass_cache(descriptor) else None
-        writer = LargeFileWriter(disk, descriptor, buffer, lambda _: None)
-        writer.resume(disk.size(descriptor))
+        writer = LargeFileWriter(disk, descriptor, buffer)
+        hashed = hashlib.sha256()
+        writer.resume(disk.size(descriptor), hashed.update)
+        assert hashed.digest() == hashlib.sha256(data[: writer.stored_bytes]).digest()
         writer.write([part[:1000], part[1000:]])
         writer.flush()
         assert disk.size(descriptor) == writer.stored_bytes

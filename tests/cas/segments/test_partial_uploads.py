@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -12,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from gridwright.blobs.eviction import EvictionPolicy
+from gridwright.blobs.resumable import UploadName
 from gridwright.digest import DigestFunction
-from gridwright.errors import Aborted, DigestMismatch, ResourceExhausted
+from gridwright.errors import Aborted, DigestMismatch, InvalidRequest, ResourceExhausted, Unavailable
 from gridwright.testing.clock import FakeClock
 from gridwright_cas.stores.direct_io import LARGE_BYTES
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.large_files import KeptFile
-from gridwright_cas.stores.segments.partial_uploads import PartialName, PartialUpload
+from gridwright_cas.stores.segments.partial_upload import PartialUpload
+from tests.cas.segments.failing_disk import FailingDisk
 from tests.cas.segments.house import MIB, SHA256, House
+from tests.cas.segments.volatile_disk import VolatileDisk
 
 
 @pytest.fixture
@@ -34,8 +38,8 @@ def house(tmp_path: Path, clock: FakeClock) -> Iterator[House]:
     house.close()
 
 
-def name_of(data: bytes, *, uuid: str = "one", compressor: str = "") -> PartialName:
-    return PartialName(uuid, SHA256.digest(data), compressor)
+def name_of(data: bytes, *, uuid: str = "one", compressor: str = "") -> UploadName:
+    return UploadName(uuid, SHA256.digest(data), compressor)
 
 
 def finish(upload: PartialUpload) -> KeptFile:
@@ -45,7 +49,7 @@ def finish(upload: PartialUpload) -> KeptFile:
         upload.close()
 
 
-def read(house: House, name: PartialName, kept: KeptFile) -> bytes:
+def read(house: House, name: UploadName, kept: KeptFile) -> bytes:
     file = house.large.open(kept.file_id, name.digest)
     try:
         return b"".join(file.blocks())
@@ -53,11 +57,16 @@ def read(house: House, name: PartialName, kept: KeptFile) -> bytes:
         file.close()
 
 
-def write(house: House, name: PartialName, *pieces: bytes) -> None:
+def append(upload: PartialUpload, *pieces: bytes) -> None:
+    upload.hash(pieces)
+    upload.write(pieces)
+
+
+def write(house: House, name: UploadName, *pieces: bytes) -> None:
     """Append to an upload, and leave it."""
     upload = house.partials.open(name)
     try:
-        upload.write(pieces)
+        append(upload, *pieces)
     finally:
         upload.close()
 
@@ -72,7 +81,7 @@ def test_an_upload_is_taken_up_where_it_was(house: House, size: int) -> None:
         assert house.partials.committed_bytes(name) == end or end < 10
     upload = house.partials.open(name)
     assert upload.committed_bytes == house.partials.committed_bytes(name)
-    upload.write([data[upload.committed_bytes :]])
+    append(upload, data[upload.committed_bytes :])
     kept = finish(upload)
     assert read(house, name, kept) == data
     assert house.partials.committed_bytes(name) is None
@@ -86,7 +95,7 @@ def test_what_has_come_can_be_asked_for_while_more_comes(house: House) -> None:
     data = os.urandom(2 * MIB)
     name = name_of(data)
     upload = house.partials.open(name)
-    upload.write([data[:MIB]])
+    append(upload, data[:MIB])
     assert house.partials.committed_bytes(name) == MIB
     with pytest.raises(Aborted):
         house.partials.open(name)
@@ -96,7 +105,7 @@ def test_what_has_come_can_be_asked_for_while_more_comes(house: House) -> None:
 def test_uploads_of_one_blob_by_two_clients_are_two(house: House) -> None:
     data = os.urandom(MIB)
     names = [name_of(data), name_of(data, uuid="two"), name_of(data, compressor="zstd")]
-    names.append(PartialName("one", DigestFunction.BLAKE3.digest(data)))
+    names.append(UploadName("one", DigestFunction.BLAKE3.digest(data)))
     for number, name in enumerate(names, 1):
         write(house, name, bytes(number))
     assert [house.partials.committed_bytes(name) for name in names] == [1, 2, 3, 4]
@@ -111,7 +120,7 @@ def test_a_uuid_is_no_path(house: House) -> None:
 def test_wrong_bytes_are_refused_and_gone(house: House) -> None:
     name = name_of(b"right")
     upload = house.partials.open(name)
-    upload.write([b"wrong"])
+    append(upload, b"wrong")
     with pytest.raises(DigestMismatch):
         finish(upload)
     assert house.partials.committed_bytes(name) is None
@@ -120,7 +129,7 @@ def test_wrong_bytes_are_refused_and_gone(house: House) -> None:
 
 def test_too_few_bytes_are_refused(house: House) -> None:
     upload = house.partials.open(name_of(b"right"))
-    upload.write([b"rig"])
+    append(upload, b"rig")
     with pytest.raises(DigestMismatch):
         finish(upload)
 
@@ -132,7 +141,7 @@ def test_when_our_copy_has_rotted_the_client_is_asked_to_begin_again(house: Hous
     with open(house.partials.path_of(name.file_name), "r+b") as file:
         file.write(b"?")
     upload = house.partials.open(name)
-    upload.write([data[MIB:]])
+    append(upload, data[MIB:])
     with pytest.raises(Aborted):
         finish(upload)
     assert house.partials.committed_bytes(name) is None
@@ -150,18 +159,68 @@ def test_a_crash_while_an_upload_is_finished_leaves_one_that_can_be_finished(hou
     assert read(house, name, finish(upload)) == data
 
 
-def test_what_is_compressed_can_be_read_back_and_is_then_dropped(house: House) -> None:
-    packed = os.urandom(2 * MIB + 5)
-    name = name_of(b"what it unpacks to", compressor="zstd")
-    write(house, name, packed[:MIB])
+def test_a_small_blob_is_handed_out_and_is_then_dropped(house: House) -> None:
+    data = os.urandom(5000)
+    name = name_of(data)
+    write(house, name, data[:1000])
     upload = house.partials.open(name)
-    upload.write([packed[MIB:]])
-    assert b"".join(upload.read_back()) == packed
-    with pytest.raises(ValueError, match="unpacked"):
-        upload.finish()
+    append(upload, data[1000:])
+    assert upload.whole() == data
     upload.discard()
     upload.close()
     assert house.partials.committed_bytes(name) is None
+    assert house.large.file_ids() == set()
+
+
+@pytest.mark.parametrize("size", [5000, LARGE_BYTES + MIB + 3])
+def test_an_upload_that_rests_holds_no_file_and_goes_on(house: House, size: int) -> None:
+    data = os.urandom(size)
+    name = name_of(data)
+    upload = house.partials.open(name)
+    before = len(os.listdir("/proc/self/fd"))
+    append(upload, data[: size // 2])
+    upload.rest()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert house.partials.committed_bytes(name) == size // 2
+    upload.rest()
+    append(upload, data[size // 2 :])
+    upload.rest()
+    assert read(house, name, finish(upload)) == data
+
+
+def test_an_upload_can_begin_anew(house: House) -> None:
+    data = os.urandom(3 * MIB)
+    name = name_of(data)
+    write(house, name, os.urandom(2 * MIB))
+    upload = house.partials.open(name, 0)
+    assert upload.committed_bytes == house.partials.committed_bytes(name) == 0
+    append(upload, data)
+    assert read(house, name, finish(upload)) == data
+
+
+def test_an_upload_goes_on_at_any_offset_of_what_has_come(house: House) -> None:
+    data = os.urandom(3 * MIB)
+    name = name_of(data)
+    write(house, name, data[:MIB])
+    with pytest.raises(InvalidRequest, match=str(MIB)):
+        house.partials.open(name, MIB + 1)
+    upload = house.partials.open(name, 5000)
+    assert upload.committed_bytes == house.partials.committed_bytes(name) == 5000
+    append(upload, data[5000:])
+    assert read(house, name, finish(upload)) == data
+
+
+def test_an_upload_is_forgotten_unless_somebody_is_at_it(house: House) -> None:
+    name = name_of(bytes(3 * MIB))
+    upload = house.partials.open(name)
+    append(upload, bytes(MIB))
+    house.partials.forget(name)
+    assert house.partials.committed_bytes(name) == MIB
+    upload.close()
+    house.partials.forget(name)
+    assert house.partials.committed_bytes(name) is None
+    with house.index.reading() as txn:
+        assert house.room.used_by(txn, b"P") == 0
 
 
 def test_an_upload_outlives_its_process(house: House) -> None:
@@ -172,16 +231,16 @@ import os
 from pathlib import Path
 from gridwright.testing.clock import FakeClock
 from tests.cas.segments.house import MIB, House
-from tests.cas.segments.test_partial_uploads import EvictionPolicy, name_of
+from tests.cas.segments.test_partial_uploads import EvictionPolicy, append, name_of
 house = House(Path({str(house.root)!r}), FakeClock(), policy=EvictionPolicy(max_bytes=256 * MIB))
 data = bytes(range(256)) * 4096 * 3
-house.partials.open(name_of(data)).write([data[:2 * MIB]])
+append(house.partials.open(name_of(data)), data[:2 * MIB])
 os._exit(9)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     assert house.partials.committed_bytes(name) == 2 * MIB
     upload = house.partials.open(name)
-    upload.write([data[upload.committed_bytes :]])
+    append(upload, data[upload.committed_bytes :])
     kept = finish(upload)
     assert hashlib.sha256(read(house, name, kept)).hexdigest() == name.digest.hash
 
@@ -196,31 +255,56 @@ def test_an_upload_that_nobody_touches_for_an_hour_goes(house: House, clock: Fak
     clock.advance(1800)
     assert house.partials.expire() == 1
     assert [house.partials.committed_bytes(name) for name in (old, renewed, busy)] == [None, 2000, 0]
-    running.close()
+    running.close()  # nothing came, so there is nothing to be taken up
     with house.index.reading() as txn:
-        assert len(list(house.room.charges(txn, b"P"))) == 2
+        assert len(list(house.room.charges(txn, b"P"))) == 1
 
 
-def test_the_number_of_uploads_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_upload_makes_place_for_a_new_one(
+    house: House, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gridwright_cas.stores.segments.partial_uploads._MAX_COUNT", 3)
-    for number in range(3):
-        write(house, name_of(b"blob", uuid=str(number)), b"bl")
+    names = [name_of(b"blob", uuid=str(number)) for number in range(5)]
+    for name in names[:3]:
+        write(house, name, b"bl")
+        clock.advance(1)
+    write(house, names[0], b"o")
+    write(house, names[3], b"bl")
+    assert [house.partials.committed_bytes(name) for name in names[:4]] == [3, None, 2, 2]
+    busy = [house.partials.open(name) for name in (names[0], *names[2:4])]
     with pytest.raises(ResourceExhausted):
-        house.partials.open(name_of(b"blob", uuid="one more"))
-    write(house, name_of(b"blob", uuid="2"), b"o")
-    assert house.partials.committed_bytes(name_of(b"blob", uuid="2")) == 3
+        house.partials.open(names[4])
+    for upload in busy:
+        upload.close()
 
 
-def test_the_bytes_of_uploads_are_bounded_and_what_came_before_stays(tmp_path: Path, clock: FakeClock) -> None:
+def test_the_bytes_of_uploads_that_were_left_are_bounded(tmp_path: Path, clock: FakeClock) -> None:
     house = House(tmp_path / "store", clock, policy=EvictionPolicy(max_bytes=16 * MIB))
-    name = name_of(bytes(8 * MIB))
+    names = [name_of(bytes(8 * MIB), uuid=str(number)) for number in range(4)]
+    for name in names[:3]:
+        write(house, name, bytes(MIB))
+        clock.advance(1)
+    # One that somebody is at may be larger than all of them might be, and then pushes out itself.
+    upload = house.partials.open(names[3])
+    append(upload, bytes(MIB))
+    assert [house.partials.committed_bytes(name) for name in names] == [None, None, MIB, MIB]
+    append(upload, bytes(5 * MIB))
+    assert house.partials.committed_bytes(names[2]) is None
+    upload.close()
+    assert house.partials.committed_bytes(names[3]) is None
+    assert house.disk_bytes() < MIB
+    house.close()
+
+
+def test_where_the_store_is_full_what_came_before_stays(tmp_path: Path, clock: FakeClock) -> None:
+    house = House(tmp_path / "store", clock, policy=EvictionPolicy(max_bytes=16 * MIB))
+    name = name_of(bytes(64 * MIB))
     upload = house.partials.open(name)
-    upload.write([bytes(2 * MIB)])
+    append(upload, bytes(2 * MIB))
     with pytest.raises(ResourceExhausted):
-        upload.write([bytes(3 * MIB)])
+        append(upload, bytes(32 * MIB))
     upload.close()
     assert house.partials.committed_bytes(name) == 2 * MIB
-    assert house.disk_bytes() < 5 * MIB
     house.close()
 
 
@@ -231,3 +315,69 @@ def test_files_that_no_table_knows_go(house: House) -> None:
     house.partials.remove_strays()
     assert os.listdir(house.partials.path) == [name.file_name]
     assert house.partials.committed_bytes(name) == 2
+
+
+def test_an_upload_that_begins_meanwhile_is_no_stray(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, list_directory = name_of(b"blob"), house.disk.list_directory
+
+    def list_what_came(path: str) -> list[str]:
+        write(house, name, b"bl")
+        return list_directory(path)
+
+    monkeypatch.setattr(house.disk, "list_directory", list_what_came)
+    house.partials.remove_strays()
+    assert house.partials.committed_bytes(name) == 2
+
+
+def test_uploads_that_nobody_has_begun_leave_no_lock_behind(house: House) -> None:
+    for number in range(3):
+        with pytest.raises(InvalidRequest):
+            house.partials.open(name_of(b"blob", uuid=str(number)), 3)
+    assert list((house.root / "locks").glob("partial-*")) == []
+
+
+@pytest.mark.parametrize("size", [100, 3 * MIB])
+def test_who_has_left_an_upload_has_no_more_to_do_with_it(house: House, size: int) -> None:
+    """A cancelled call leaves its upload while a thread may be about to finish it."""
+    data = os.urandom(size)
+    name = name_of(data)
+    gone = house.partials.open(name)
+    append(gone, data)
+    gone.close()
+    upload = house.partials.open(name)
+    for work in (gone.finish, gone.whole):
+        with pytest.raises(Aborted):
+            work()
+    gone.discard()
+    assert house.partials.committed_bytes(name) == size
+    assert read(house, name, finish(upload)) == data
+
+
+def test_a_large_file_that_was_given_up_is_not_written_to(house: House, tmp_path: Path) -> None:
+    upload = house.large.begin(SHA256.digest(data := os.urandom(MIB)))
+    upload.write([data])
+    upload.close()
+    with (tmp_path / "other").open("wb+") as other:  # has the number that the upload's file had
+        with pytest.raises(Aborted):
+            upload.finish()
+        assert os.fstat(other.fileno()).st_size == 0
+    assert house.large.file_ids() == set()
+
+
+def test_an_upload_that_cannot_be_named_leaves_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    disk = FailingDisk(VolatileDisk(tmp_path))
+    house = House(tmp_path / "store", clock, disk=disk)
+    house.large.durable = True
+    data = os.urandom(MIB)
+    used = house.room.used_bytes
+    upload = house.partials.open(name_of(data))
+    append(upload, data)
+    disk.fail(errno.EIO, frozenset({"sync_directory"}), times=1)
+    with pytest.raises(Unavailable):
+        finish(upload)
+    assert disk.failed == 1
+    assert os.listdir(house.large.path) == os.listdir(house.partials.path) == []
+    with house.index.reading() as txn:
+        assert house.room.used_by(txn, b"L") == house.room.used_by(txn, b"P") == 0
+    assert house.room.used_bytes <= used + 256 * 1024
+    house.close()

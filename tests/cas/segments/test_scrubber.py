@@ -60,7 +60,11 @@ def test_a_flipped_bit_in_a_record_costs_that_blob_only(house: House, place: int
     assert house.kept(digests) == set(digests) - {victim}
     assert {digest_of(key) for key in house.removals.poll().keys} == {victim}
     assert house.stats.corrupt_blobs == 1
-    assert quarantined(house) == [f"{row.segment}-{row.offset}"]
+    assert quarantined(house) == [f"{int(house.clock.now()):011d}-{row.segment}-{row.offset}"]
+    assert [(rot.digest, rot.file, rot.offset) for rot in house.rotten] == [
+        (victim, str(house.root / "segments" / str(row.segment)), row.offset)
+    ]
+    assert house.rotten[0].kept_as == f"{house.quarantine.path}/{quarantined(house)[0]}"
     for digest in digests:
         if digest != victim:
             assert SHA256.digest(house.get(digest)) == digest
@@ -158,3 +162,40 @@ def test_the_quarantine_is_bounded_and_inside_the_bound_of_the_store(house: Hous
         assert house.room.used_by(txn, b"Q") >= size
         assert house.room.used_by(txn, b"L") == 0
     assert house.large.file_ids() == set()
+
+
+def test_the_oldest_bad_bytes_go_for_new_ones(house: House) -> None:
+    digests = house.put_random(200, 4000)
+    for digest in digests:
+        house.clock.advance(1)
+        house.quarantine.take(key_of(digest), row_of(house, digest))
+    kept = {rot.kept_as for rot in house.rotten if rot.kept_as and Path(rot.kept_as).exists()}
+    assert 0 < len(kept) < 200
+    assert kept == {rot.kept_as for rot in house.rotten[-len(kept) :]}
+    assert len(kept) == len(quarantined(house))
+
+
+@pytest.mark.parametrize("seconds", [8 * 24 * 3600.0, -8 * 24 * 3600.0])
+def test_bad_bytes_go_after_a_week_by_whatever_clock(house: House, seconds: float) -> None:
+    digests = house.put_random(3)
+    for digest in digests:
+        house.quarantine.take(key_of(digest), row_of(house, digest))
+    house.quarantine.expire()
+    assert len(quarantined(house)) == 3
+    if seconds > 0:
+        house.clock.advance(seconds)
+    else:
+        house.clock.set_back(-seconds)
+    house.quarantine.expire()
+    assert quarantined(house) == []
+    with house.index.reading() as txn:
+        assert house.room.used_by(txn, b"Q") == 0
+
+
+def test_bad_bytes_that_no_charge_is_known_of_go(house: House) -> None:
+    digest = house.put_random(1)[0]
+    house.quarantine.take(key_of(digest), row_of(house, digest))
+    kept = quarantined(house)
+    (Path(house.quarantine.path) / "stray").write_bytes(b"of an index that was lost")
+    house.quarantine.remove_strays()
+    assert quarantined(house) == kept

@@ -280,6 +280,20 @@ async def test_a_use_is_noted_when_the_last_note_is_ten_minutes_old(tmp_path: Pa
         assert (await row_of(store, digest)).touched_ms == written_ms + 601_000
 
 
+async def test_a_use_is_noted_when_the_last_note_is_of_a_clock_that_was_set_back_since(tmp_path: Path) -> None:
+    clock = FakeClock()
+    blobs = random_blobs(3)
+    async with opened(tmp_path, clock) as store:
+        await store.put_many(blobs)
+        clock.set_back(7 * 24 * 3600)
+        asked, read, put = blobs
+        assert await store.missing({asked}) == set()
+        assert await read_all(store, read) == blobs[read]
+        await store.put_many({put: blobs[put]})
+    async with opened(tmp_path, clock) as store:
+        assert {(await row_of(store, digest)).touched_ms for digest in blobs} == {int(clock.now() * 1000)}
+
+
 async def test_a_use_travels_with_the_next_group(tmp_path: Path) -> None:
     clock = FakeClock()
     ((digest, data),) = random_blobs(1).items()

@@ -7,13 +7,15 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gridwright_cas.stores.segments.disk import Buffer, Disk, SystemDisk
 from tests.cas.segments.lmdb_power_cut import DATA_FILE, last_commit, without_last_commit
 from tests.cas.segments.power_cut import Cut, Directory, File, Truncation, Write
 
-#: LMDB's table of readers, which holds nothing once the machine was off.
+#: LMDB's table of readers, and locks, which hold nothing once the machine was off.
 _READERS_FILE = "lock.mdb"
+_LOCKS = ".lock"
 
 _disks: weakref.WeakSet[VolatileDisk] = weakref.WeakSet()
 
@@ -27,7 +29,8 @@ class VolatileDisk(Disk):
 
     Of LMDB's data file, which does not come through here, a cut may undo the last transaction,
     unless ``environment_synced`` was called after it; the file is there once its directory
-    was synchronised. Locks hold nothing, and are gone.
+    was synchronised. One that was put in its place came through here, and is a file like
+    others until LMDB commits to it. Locks hold nothing, and are gone.
     """
 
     def __init__(self, root: Path) -> None:
@@ -38,6 +41,7 @@ class VolatileDisk(Disk):
         self._files: dict[int, File] = {}
         #: LMDB's data files whose names are durable, and the last transaction of each that cannot be undone.
         self._environments = {file: _last_commit(file) for file in root.rglob(DATA_FILE)}
+        self._replaced: dict[Path, _Replaced] = {}
         #: Called with the operation and the path before anything changes.
         self.before_change: Callable[[str, str], None] = lambda operation, path: None
         _disks.add(self)
@@ -118,6 +122,8 @@ class VolatileDisk(Disk):
     def rename(self, old: str, new: str) -> None:
         self.before_change("rename", old)
         with self._lock:
+            if (environment := Path(new)) in self._environments:
+                self._replace(environment, Path(old))
             self._system.rename(old, new)
             (source, old_name), (target, new_name) = self._parent(old), self._parent(new)
             node = source.names[old_name]
@@ -150,6 +156,18 @@ class VolatileDisk(Disk):
     def list_directory(self, path: str) -> list[str]:
         return self._system.list_directory(path)
 
+    def _replace(self, environment: Path, copy: Path) -> None:
+        """A data file gets another one's name: until that is durable a cut brings the old one back."""
+        directory, name = self._parent(str(environment))
+        directory.names[name] = before = File(_environment(environment))
+        directory.make_durable({name: before})
+        parent, copy_name = self._parent(str(copy))
+        file = parent.names[copy_name]
+        assert isinstance(file, File)
+        committed = _last_commit(copy)
+        self._replaced[environment] = _Replaced(file, committed, self._environments[environment])
+        self._environments[environment] = committed
+
     def _parent(self, path: str) -> tuple[Directory, str]:
         directory, name = os.path.split(path)
         return self._directory(directory), name
@@ -165,15 +183,34 @@ class VolatileDisk(Disk):
 
     def _write_after(self, cut: Cut, directory: Directory, source: Path, target: Path) -> None:
         target.mkdir(exist_ok=True)
-        for name, node in directory.after(cut).items():
+        names = directory.after(cut)
+        for name, node in names.items():
             if isinstance(node, Directory):
                 self._write_after(cut, node, source / name, target / name)
             else:
                 (target / name).write_bytes(node.after(cut))
-        if (durable_commit := self._environments.get(source / DATA_FILE)) is not None:
-            data = _environment(source / DATA_FILE)
-            undo = cut.undo_last_commit and last_commit(data) > durable_commit
-            (target / DATA_FILE).write_bytes(without_last_commit(data) if undo else data)
+        environment = source / DATA_FILE
+        durable_commit = self._environments.get(environment)
+        if durable_commit is None:
+            return
+        data = _environment(environment)
+        if (replaced := self._replaced.get(environment)) is not None:
+            if names.get(DATA_FILE) is not replaced.by:
+                data, durable_commit = (target / DATA_FILE).read_bytes(), replaced.durable_commit
+            elif last_commit(data) == replaced.first_commit:
+                return  # written above, as a file to which LMDB has not committed
+        undo = cut.undo_last_commit and last_commit(data) > durable_commit
+        (target / DATA_FILE).write_bytes(without_last_commit(data) if undo else data)
+
+
+class _Replaced(NamedTuple):
+    """An LMDB data file that another one was put in the place of."""
+
+    by: File
+    #: The last transaction in the new file before LMDB opened it.
+    first_commit: int
+    #: The last transaction of the old one that cannot be undone.
+    durable_commit: int
 
 
 def _loaded(path: Path) -> Directory:
@@ -182,7 +219,7 @@ def _loaded(path: Path) -> Directory:
     for below in path.iterdir():
         if below.is_dir():
             directory.change({below.name: _loaded(below)})
-        elif below.name not in (DATA_FILE, _READERS_FILE):
+        elif below.name not in (DATA_FILE, _READERS_FILE) and below.suffix != _LOCKS:
             directory.change({below.name: File(below.read_bytes())})
     directory.sync()
     return directory

@@ -14,9 +14,11 @@ then the files go, so no row ever names a file that is gone.
 
 Modules from the bottom up:
 
-- bytes: ``disk`` (the system calls), ``key``, ``record``, ``row``
-- the index: ``index``, ``segment_table``, ``room``, ``removal_log``, ``owners``
-- writing: ``segment_file``, ``segment_writer`` (append, commit, replay), ``group_commit`` (who is written together)
+- bytes: ``disk`` (the system calls), ``key``, ``record``, ``row``, ``file_system`` (where a store may be)
+- the index: ``index``, ``index_gate`` (who opens it), ``writer_lock``, ``segment_table``, ``index_size``,
+  ``compact_copy``, ``room``, ``removal_log``, ``owners``
+- writing: ``segment_file``, ``segment_account``, ``segment_writer`` (append, commit), ``recovery`` (replay),
+  ``group_commit`` (who is written together)
 - large blobs: ``large_file`` (the format), ``large_files``, ``large_read``, ``partial_uploads``
 - reading: ``segment_reader``, ``blob_reader``, ``quarantine`` (for what is rotten)
 - keeping house: ``eviction`` (decisions), ``evictor``, ``remover``, ``survivors``, ``leftovers``, ``lost_index``,

@@ -12,6 +12,7 @@ from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import BlobCorrupted, BlobNotFound, GridwrightError
 from gridwright_cas.stores.disk_errors import disk_errors
+from gridwright_cas.stores.segments.eviction import FUTURE_MS
 from gridwright_cas.stores.segments.index import Index
 from gridwright_cas.stores.segments.large_file import BLOCK_BYTES
 from gridwright_cas.stores.segments.large_files import LargeFiles
@@ -20,8 +21,10 @@ from gridwright_cas.stores.segments.record import Damaged
 from gridwright_cas.stores.segments.row import Row, pack_row, touched_before, unpack_row
 from gridwright_cas.stores.segments.segment_reader import Payload, Run, SegmentReader, places_of, runs_of
 
-#: So many blocks of a large blob are being read while one travels.
+#: So many blocks of a large blob are being read while one travels ...
 _READ_AHEAD = 2
+#: ... while all reads together have no more than this ahead: what many slow readers have ahead only takes memory.
+_ALL_READ_AHEAD = 16
 #: What has moved twice while it was read is left to whoever asks again.
 _LOOKS = 2
 
@@ -33,6 +36,8 @@ class Moments(NamedTuple):
     stale: bytes
     #: Rows smaller than this stand for blobs that have expired, and count as absent.
     expired: bytes
+    #: Rows from here on were touched by a clock that has been set back since, and are to be touched again.
+    future: bytes
 
 
 class BlobReader:
@@ -66,17 +71,19 @@ class BlobReader:
         self._moments = moments
         self._touch = touch
         self._quarantine = quarantine
+        #: How many large blobs are being read.
+        self._large_reads = 0
 
     def values_of(self, keys: Collection[bytes]) -> dict[bytes, bytes]:
         """Return the packed rows of those blobs that are there; they count as used now."""
-        stale, expired = self._moments()
+        stale, expired, future = self._moments()
         values: dict[bytes, bytes] = {}
         touched: list[bytes] = []
         for key, value in zip(keys, self._index.values_of(keys), strict=True):
             if value is None or value < expired:
                 continue
             values[key] = value
-            if value < stale:
+            if not stale <= value < future:
                 touched.append(key)
         if touched:
             self._touch(touched)
@@ -108,10 +115,11 @@ class BlobReader:
         for look in range(_LOOKS):
             read = LargeRead(self._large_files, row.offset, digest)
             reads: deque[Future[bytes]] = deque()
+            self._large_reads += 1
             try:
                 for block in _blocks(start, end):
                     reads.append(self._threads.submit(read.read, *block))
-                    if len(reads) > _READ_AHEAD:
+                    while len(reads) > min(_READ_AHEAD, _ALL_READ_AHEAD // self._large_reads):
                         chunk = await asyncio.wrap_future(reads.popleft())
                         begun = True
                         yield chunk
@@ -128,6 +136,7 @@ class BlobReader:
                     raise BlobNotFound(digest) from None
                 row = unpack_row(again)
             finally:
+                self._large_reads -= 1
                 self._threads.submit(read.close)
 
     async def _looked_up_again(self, suspects: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
@@ -159,7 +168,8 @@ def moments(clock: Clock, *, touch_seconds: float, max_seconds: float) -> Moment
     """Return what is stale and what has expired now; blobs expire only where *max_seconds* is not 0."""
     now = clock.now()
     expired = touched_before(int((now - max_seconds) * 1000)) if max_seconds else b""
-    return Moments(touched_before(int((now - touch_seconds) * 1000)), expired)
+    stale = touched_before(int((now - touch_seconds) * 1000))
+    return Moments(stale, expired, touched_before(int(now * 1000) + FUTURE_MS))
 
 
 def _attempt(

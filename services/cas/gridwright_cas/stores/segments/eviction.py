@@ -6,7 +6,8 @@ goes with its segment. A record that was used since then is copied forward, once
 its new segment it counts as used before that one was sealed. So one round over all
 segments ends with something to drop, however much is in use, and what was used lately
 outlives what was not. Large files have their own last use each; they go when they are
-older than the oldest segment.
+older than the oldest segment. Their records, which an index that was lost is made again from, are copied forward
+as long as they are there.
 
 A clock that was set back makes what was written before look younger than all that comes after it, which
 would then go at once, for as long as the clock was wrong. So segments are aged by their numbers as well,
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gridwright_cas.stores.segments.record import MAX_LARGE_RECORD_BYTES
+
 #: Copying more than so many segments to find room takes longer than uploads wait: then the oldest goes as it is.
 _MAX_COPIED_SEGMENTS = 16
 #: A touch is written down when the one written before is older than this.
@@ -27,6 +30,8 @@ NEVER_MS = 2**63
 #: A last use that is yet to come by less than this may be a clock that was put right by a little.
 FUTURE_MS = 600_000
 _LONG_AGO_MS = 1
+#: A segment without blobs goes at once if the records of large files take less than a quarter of it.
+_DEAD_SHARE = 4
 
 
 class SegmentFacts(NamedTuple):
@@ -40,6 +45,17 @@ class SegmentFacts(NamedTuple):
     created_ms: int
     #: 0: it is still open.
     sealed_ms: int
+    #: Records of large files, which are copied forward as long as the files are there.
+    large_count: int = 0
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is hardly anything but records of blobs that are gone.
+
+        One that has records of large files only would be copied forward whole, again and again, for no gain: it
+        waits for its turn.
+        """
+        return self.live_count == 0 and self.size_bytes >= _DEAD_SHARE * self.large_count * MAX_LARGE_RECORD_BYTES
 
 
 class Retention(NamedTuple):
@@ -90,7 +106,7 @@ def next_victim(
     segments = _in_order(segments)
     sealed = [segment for segment in segments if segment.sealed_ms]
     for segment in sealed:
-        if segment.live_count == 0:
+        if segment.is_dead:
             return DropSegment(segment.id, NEVER_MS)
     if oldest_large_ms is not None and oldest_large_ms >= now_ms + FUTURE_MS:
         return DropLarge(NEVER_MS)

@@ -15,9 +15,11 @@ from gridwright_cas.stores.segments.eviction import (
     expired_segments,
     next_victim,
 )
+from gridwright_cas.stores.segments.index_size import IndexSize
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.parts import Parts
 from gridwright_cas.stores.segments.remover import Remover, Tally
+from gridwright_cas.stores.segments.room import Room
 from gridwright_cas.stores.segments.row import Row
 
 #: Room is made ahead, so that uploads need not wait: when less than one segment is free, until three are.
@@ -70,6 +72,23 @@ class Evictor:
             room.forget_wish()
         if room.free_bytes >= low_bytes:
             room.refuse_no_more()
+
+    def make_room_for_copy(self) -> None:
+        """Evict until the index is within its share, and the directory has room for a compact copy beside it.
+
+        That is for who opens a directory: blobs beyond a bound that was lowered go later.
+
+        Raises:
+            ResourceExhausted: nothing may go that would make room for the copy.
+        """
+        room = self._parts.room
+        self._remover.finish_doomed()
+        tally = self._tally()
+        while (missing_bytes := _missing_for_copy(room)) > 0 and self._evict_next(tally, missing_bytes):
+            continue
+        self._report(tally)
+        if _missing_beside(room, room.index_size()) > 0:
+            raise ResourceExhausted("there is no room for a copy of the index")
 
     def _evict_next(self, tally: Tally, needed_bytes: int) -> bool:
         """Drop what should go next; return whether there was anything."""
@@ -161,7 +180,11 @@ class Evictor:
         index = self._parts.index
         with index.reading() as txn:
             states = index.segments.states(txn)
-        return [SegmentFacts(segment, state.end, state.live_bytes, *state[2:]) for segment, state in states.items()]
+            large = {segment: index.segments.large_count(txn, segment) for segment in states}
+        return [
+            SegmentFacts(segment, state.end, state.live_bytes, *state[2:], large[segment])
+            for segment, state in states.items()
+        ]
 
     def _first_large(self, count: int) -> list[tuple[bytes, Row]]:
         """Return the large files to go first: those of a clock that has been set back since, or the oldest."""
@@ -187,3 +210,16 @@ class Evictor:
         stats.copied_bytes += tally.copied_bytes
         if tally.blobs:
             stats.youngest_evicted_seconds = max(0.0, (self._parts.now_ms() - tally.newest_ms) / 1000)
+
+
+def _missing_for_copy(room: Room) -> int:
+    """Return how much must go before the index can be copied."""
+    index = room.index_size()
+    missing_bytes = _missing_beside(room, index)
+    return max(missing_bytes, index.needed_bytes() - room.size.max_index_bytes + room.size.spare_index_bytes)
+
+
+def _missing_beside(room: Room, index: IndexSize) -> int:
+    """Return how much must go before a copy of the index fits beside it: nothing where there is too much already."""
+    beside_bytes = room.size.max_bytes - room.used_bytes
+    return index.used_bytes - beside_bytes if beside_bytes >= 0 else 0

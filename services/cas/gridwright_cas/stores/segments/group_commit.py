@@ -19,6 +19,8 @@ _GROUP_BYTES = 8 * 1024 * 1024
 #: As many rows as a group may have that is made of several requests: they share one synchronisation, though not one
 #: transaction.
 _GROUP_ROWS = 4 * MAX_ROWS
+#: In a small store groups are small, since its index must have room for all their rows.
+_GROUP_BYTES_PER_ROW = 512
 #: One group comes into the index while the next one comes into a segment; more would only make groups smaller.
 _GROUPS_IN_FLIGHT = 2
 _MAX_WAITING_BYTES = 256 * 1024 * 1024
@@ -58,6 +60,7 @@ class GroupCommit:
         self._waiting_bytes = 0
         self._in_flight = 0
         self._group_bytes = min(group_bytes, _GROUP_BYTES)
+        self._group_rows = min(group_bytes // _GROUP_BYTES_PER_ROW, _GROUP_ROWS)
         #: Touches to be written, and those that are being written.
         self._touched: set[bytes] = set()
         self._touching: set[bytes] = set()
@@ -120,7 +123,7 @@ class GroupCommit:
             while self._waiting:
                 rows += self._waiting[0].row_count
                 size_bytes += self._waiting[0].size_bytes
-                if rows > _GROUP_ROWS or size_bytes > self._group_bytes:
+                if rows > self._group_rows or size_bytes > self._group_bytes:
                     break
                 requests.append(self._waiting.popleft())
             self._waiting_bytes -= sum([request.size_bytes for request in requests])

@@ -14,6 +14,7 @@ from gridwright_cas.stores.segments.evictor import Evictor
 from gridwright_cas.stores.segments.leftovers import Leftovers
 from gridwright_cas.stores.segments.partial_uploads import PartialUploads
 from gridwright_cas.stores.segments.parts import Parts
+from gridwright_cas.stores.segments.quarantine import Quarantine
 from gridwright_cas.stores.segments.scrubber import Scrubber
 from gridwright_cas.stores.segments.survivors import Survivors
 
@@ -38,6 +39,7 @@ class Chores(NamedTuple):
     scrubber: Scrubber
     leftovers: Leftovers
     partials: PartialUploads
+    quarantine: Quarantine
     survivors: Survivors
 
 
@@ -102,6 +104,7 @@ class Housekeeper:
                 if first:
                     self._chores.leftovers.clear_strays()
                     self._chores.partials.remove_strays()
+                    self._chores.quarantine.remove_strays()
                     first = False
                 self._do_chores()
             except Exception as error:
@@ -128,6 +131,7 @@ class Housekeeper:
             self._clear_at = now + _MINUTE_SECONDS
             self._chores.leftovers.clear_charges()
             self._chores.partials.expire()
+            self._chores.quarantine.expire()
         if self._scrub_bytes_per_second and now >= self._scrub_at:
             read_bytes = self._chores.scrubber.step()
             # The rounds of a store that is nearly empty need not follow each other at once.

@@ -6,7 +6,7 @@ import errno
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ import lmdb
 from gridwright.errors import ConfigurationError, GridwrightError, ResourceExhausted, Unavailable
 from gridwright.lmdb_file import is_cut_short
 from gridwright_cas.stores.segments.disk import Disk
+from gridwright_cas.stores.segments.eviction import FUTURE_MS
+from gridwright_cas.stores.segments.index_gate import IndexUse, at_the_gate
 from gridwright_cas.stores.segments.record import record_size
 from gridwright_cas.stores.segments.row import (
     Row,
@@ -23,6 +25,7 @@ from gridwright_cas.stores.segments.row import (
     unpack_row,
 )
 from gridwright_cas.stores.segments.segment_table import SegmentTable
+from gridwright_cas.stores.segments.writer_lock import WriterLock
 
 #: The writer lock is shared by processes, so nobody may hold it for more rows than this.
 MAX_ROWS = 1_000
@@ -34,6 +37,8 @@ _MAX_TABLES = 24
 _SWEPT_ROWS = 10_000
 DATA_FILE = "data.mdb"
 _FORMAT = b"gridwright segments 1"
+#: What LMDB says once a page that makes a transaction valid could not be written, and when pages are wrong.
+_FATAL = (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -50,6 +55,10 @@ class Group(NamedTuple):
     newest_touch_ms: int
     #: Key and row of each large file that a record in the segment announces.
     large: Sequence[tuple[bytes, Row]]
+
+    @property
+    def row_count(self) -> int:
+        return len(self.blobs) + len(self.large)
 
 
 class Taken(NamedTuple):
@@ -72,20 +81,25 @@ class Index:
     see ``sync``.
 
     Tables: ``rows`` (key of a digest → Row), ``segments`` (see ``SegmentTable``), ``large_by_touch``
-    (touch in ms 8, key → file id 8, stored bytes 8; all big-endian), ``counters``. Others may open their own
-    in ``environment``.
+    (touch in ms 8, key → file id 8, stored bytes 8; all big-endian), ``counters``. Others have their own:
+    see ``table``.
     """
 
-    def __init__(self, environment: lmdb.Environment) -> None:
+    def __init__(self, environment: lmdb.Environment, use: IndexUse, writer_lock: WriterLock) -> None:
         self.environment = environment
-        self.rows = environment.open_db(b"rows")
-        self.large_by_touch = environment.open_db(b"large_by_touch")
-        self.counters = environment.open_db(b"counters")
-        self.segments = SegmentTable(environment)
+        self.use = use
+        self.writer_lock = writer_lock
+        #: What has gone wrong with LMDB so that this process can use it no more.
+        self.fatal: str | None = None
+        self._is_closed = False
+        self.rows = self.table(b"rows")
+        self.large_by_touch = self.table(b"large_by_touch")
+        self.counters = self.table(b"counters")
+        self.segments = SegmentTable(self.table(b"segments"), self.counters)
 
     @classmethod
     def open(cls, path: Path, disk: Disk, *, durable: bool = True) -> Index:
-        """Open the index in the directory *path*, which is made if need be.
+        """Open the index in the directory *path*, which is made if need be; the caller is not at its gate.
 
         One that is not *durable* may be spoilt, as a whole, by a power cut: nothing for a store, also where
         that need not keep what it has acknowledged.
@@ -95,6 +109,15 @@ class Index:
         """
         try:
             disk.make_directory(str(path))
+            with at_the_gate(path):
+                return cls.open_at_the_gate(path, disk, durable=durable)
+        except (OSError, GridwrightError) as error:
+            raise ConfigurationError(f"cannot use the index in {path}: {error}") from None
+
+    @classmethod
+    def open_at_the_gate(cls, path: Path, disk: Disk, *, durable: bool = True) -> Index:
+        """Like ``open``, for who is at the gate of the directory, which is there."""
+        try:
             if is_cut_short(path / DATA_FILE):
                 raise Unavailable(f"{DATA_FILE} was cut short")
             with index_errors():
@@ -103,14 +126,35 @@ class Index:
             disk.sync_directory(str(path.parent))
         except (OSError, GridwrightError) as error:
             raise ConfigurationError(
-                f"cannot use the index in {path}: {error}. If it is damaged, remove {path}: "
+                f"cannot use the index in {path}: {error}. If it is damaged, end all that use it and remove {path}: "
                 "it is then made again from the segments, which takes as long as reading them"
             ) from None
         return index
 
     @classmethod
     def _opened(cls, path: Path, *, durable: bool) -> Index:
-        environment = lmdb.open(
+        with ExitStack() as unless_opened:
+            use = IndexUse.begin(path)
+            unless_opened.callback(use.end)
+            environment = cls._environment(path, durable=durable)
+            unless_opened.callback(environment.close)
+            # After LMDB, which refuses to be opened twice in one process: see there.
+            writer_lock = WriterLock(path)
+            unless_opened.callback(writer_lock.close)
+            index = cls(environment, use, writer_lock)
+            index.check_readers()
+            with index.writing() as txn:
+                if not txn.put(b"format", _FORMAT, overwrite=False, db=index.counters):
+                    found = txn.get(b"format", db=index.counters)
+                    if found != _FORMAT:
+                        raise ConfigurationError(f"the index in {path} has the format {found!r}, not {_FORMAT!r}")
+            index.sync()
+            unless_opened.pop_all()
+        return index
+
+    @staticmethod
+    def _environment(path: Path, *, durable: bool) -> lmdb.Environment:
+        return lmdb.open(
             str(path),
             map_size=_MAP_BYTES,
             max_readers=_MAX_READERS,
@@ -121,30 +165,32 @@ class Index:
             meminit=False,
             mode=0o600,
         )
-        is_right = False
-        try:
-            index = cls(environment)
-            index.check_readers()
-            with index.writing() as txn:
-                if not txn.put(b"format", _FORMAT, overwrite=False, db=index.counters):
-                    found = txn.get(b"format", db=index.counters)
-                    if found != _FORMAT:
-                        raise ConfigurationError(f"the index in {path} has the format {found!r}, not {_FORMAT!r}")
-            index.sync()
-            is_right = True
-        finally:
-            if not is_right:
-                environment.close()
-        return index
 
     def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.environment.close()
+        self.writer_lock.close()
+        self.use.end()
+
+    def table(self, name: bytes) -> lmdb._Database:
+        """Return a table, which is made if need be; LMDB's lock is taken for that, as for any change.
+
+        Raises:
+            Unavailable: as ``writing``.
+        """
+        with self.writer_lock.held(), index_errors():
+            return self.environment.open_db(name)
 
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction[bytes]]:
         """A read transaction over ``rows``; end it before anything is awaited."""
-        with index_errors(), self.environment.begin(db=self.rows, buffers=False) as txn:
-            yield txn
+        try:
+            with self.environment.begin(db=self.rows, buffers=False) as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise self._told(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[lmdb.Transaction[bytes]]:
@@ -152,20 +198,31 @@ class Index:
 
         Raises:
             ResourceExhausted: the disk is full; nothing has changed.
-            Unavailable: the disk fails; nothing has changed.
+            Unavailable: the disk fails, or another process stands still while it writes; nothing has changed.
         """
-        with index_errors(), self.environment.begin(db=self.rows, write=True, buffers=False) as txn:
-            yield txn
+        with self.writer_lock.held():
+            try:
+                with self.environment.begin(db=self.rows, write=True, buffers=False) as txn:
+                    yield txn
+            except lmdb.Error as error:
+                raise self._told(error) from error
 
     def sync(self) -> None:
         """See to it that no power cut undoes what has been committed until now: to be called before files go."""
-        with index_errors():
+        try:
             self.environment.sync(True)
+        except lmdb.Error as error:
+            raise self._told(error) from error
 
     def check_readers(self) -> None:
         """Forget readers that were killed, whose pages would never be used again; to be called every minute."""
         with index_errors():
             self.environment.reader_check()
+
+    def _told(self, error: lmdb.Error) -> GridwrightError:
+        if isinstance(error, _FATAL):
+            self.fatal = str(error)
+        return index_error(error)
 
     def values_of(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """Return the packed rows of *keys*, at about 1 µs each.
@@ -202,17 +259,21 @@ class Index:
             elif txn.get(key) != pack_row(row):
                 taken.keys.add(key)
                 taken.files.add(row.offset)
+        self.segments.note_large(txn, group.segment, len(group.large))
         newest_ms = group.newest_touch_ms if live_count else 0
         self.segments.change(txn, group.segment, live_bytes, live_count, touch_ms=newest_ms, end=group.end)
         return taken
 
     def touch(self, txn: lmdb.Transaction[bytes], keys: Iterable[bytes], now_ms: int) -> None:
-        """Note that these blobs were used now; absent ones stay absent."""
+        """Note that these blobs were used now; absent ones stay absent.
+
+        A touch goes back only where the one before was by a clock that has been set back since.
+        """
         touched_segments: set[int] = set()
-        now = touched_before(now_ms)
+        now, future = touched_before(now_ms), touched_before(now_ms + FUTURE_MS)
         for key in keys:
             value = txn.get(key)
-            if value is None or value >= now:
+            if value is None or now <= value < future:
                 continue
             row = unpack_row(value)
             new = row._replace(touched_ms=now_ms)
@@ -236,7 +297,10 @@ class Index:
         return [key for key, _ in found]
 
     def delete(self, txn: lmdb.Transaction[bytes], rows: Iterable[tuple[bytes, Row]]) -> None:
-        """Remove these rows, which are as this transaction sees them."""
+        """Remove these rows, which are as this transaction sees them.
+
+        Unless it puts them back, the caller adds to the removal log in this transaction: ``FreshKeys`` relies on it.
+        """
         left: Counter[int] = Counter()
         left_bytes: Counter[int] = Counter()
         delete = txn.delete
@@ -293,19 +357,22 @@ class Index:
             yield found
 
 
+def index_error(error: lmdb.Error) -> GridwrightError:
+    """Return what LMDB says in words of our family; an index that fails is never absence."""
+    if isinstance(error, lmdb.MapFullError):
+        return ResourceExhausted("the index of the CAS has reached its size of 1 TiB")
+    if error.code in _FULL:
+        return ResourceExhausted(f"the disk of the CAS is full ({error}); free some space, or lower max_bytes")
+    return Unavailable(f"the index of the CAS does not answer: {error}")
+
+
 @contextmanager
 def index_errors() -> Iterator[None]:
-    """Tell what LMDB says in words of our family; an index that fails is never absence."""
+    """Raise what LMDB raises in words of our family."""
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise ResourceExhausted("the index of the CAS has reached its size of 1 TiB") from error
     except lmdb.Error as error:
-        if error.code in _FULL:
-            raise ResourceExhausted(
-                f"the disk of the CAS is full ({error}); free some space, or lower max_bytes"
-            ) from error
-        raise Unavailable(f"the index of the CAS does not answer: {error}") from error
+        raise index_error(error) from error
 
 
 def _large_row(entry: bytes, value: bytes) -> tuple[bytes, Row]:

@@ -54,17 +54,12 @@ class LargeFileWriter:
     pages, as direct I/O wants them; the descriptor must have been prepared for that.
     Its methods raise OSError.
 
-    Args:
-        hash_update: told of all bytes in their order, also of those that ``resume`` finds.
     """
 
-    def __init__(
-        self, disk: Disk, descriptor: int, buffer: AlignedBuffer | None, hash_update: Callable[[bytes], object]
-    ) -> None:
+    def __init__(self, disk: Disk, descriptor: int, buffer: AlignedBuffer | None) -> None:
         self._disk = disk
         self._descriptor = descriptor
         self._buffer = buffer
-        self._hash_update = hash_update
         #: What was given to the disk; a multiple of PAGE_BYTES with a buffer, except after ``flush``.
         self._written_bytes = 0
         self.stored_bytes = 0
@@ -72,18 +67,22 @@ class LargeFileWriter:
         self._block_crcs: list[int] = []
         self._crc = 0
 
-    def resume(self, size_bytes: int) -> None:
-        """Go on behind the first *size_bytes* of the file, which are read and summed up again."""
+    def resume(self, size_bytes: int, update_hash: Callable[[bytes], object]) -> None:
+        """Go on behind the first *size_bytes* of the file, which are read, summed up and hashed again."""
         read = self._disk.read if self._buffer is None else self._disk.read_direct
         while self.stored_bytes < size_bytes:
             piece = read(self._descriptor, min(BLOCK_BYTES, size_bytes - self.stored_bytes), self.stored_bytes)
             if not piece:
                 break
+            update_hash(piece)
             self._count(piece)
-        self._written_bytes = self.stored_bytes
-        if self._buffer is not None and (left_over := self.stored_bytes % PAGE_BYTES):
-            self._written_bytes -= left_over
-            self._buffer.fill(memoryview(read(self._descriptor, left_over, self._written_bytes)))
+        self._go_on()
+
+    def go_on_in(self, descriptor: int, buffer: AlignedBuffer | None) -> None:
+        """Go on in the same file, opened again after ``flush``."""
+        self._descriptor = descriptor
+        self._buffer = buffer
+        self._go_on()
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append *pieces*."""
@@ -121,8 +120,14 @@ class LargeFileWriter:
             self._disk.write(self._descriptor, [self._buffer.take()], self._written_bytes)
         return file_bytes(self.stored_bytes)
 
+    def _go_on(self) -> None:
+        """Write behind what the file has, which is what was counted."""
+        self._written_bytes = self.stored_bytes
+        if self._buffer is not None and (left_over := self.stored_bytes % PAGE_BYTES):
+            self._written_bytes -= left_over
+            self._buffer.fill(memoryview(self._disk.read_direct(self._descriptor, left_over, self._written_bytes)))
+
     def _count(self, piece: bytes) -> None:
-        self._hash_update(piece)
         start = 0
         while start < len(piece):
             block_left = BLOCK_BYTES - self.stored_bytes % BLOCK_BYTES

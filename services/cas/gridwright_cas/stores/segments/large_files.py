@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gridwright.clock import Clock
 from gridwright.digest import Digest
-from gridwright.errors import BlobNotFound
+from gridwright.errors import Aborted, BlobNotFound
 from gridwright_cas.stores.direct_io import LARGE_BYTES, AlignedBuffer, BufferPool, LatelyRead
 from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.disk import Disk
@@ -180,8 +180,13 @@ class LargeUpload:
         """Bring all of it to the disk under its name.
 
         It still goes unless its room is settled: by ``LargeFiles.discard``, or, when this process dies, by the evictor.
+
+        Raises:
+            Aborted: the upload was closed, because its caller has gone.
         """
         with self._lock, disk_errors():
+            if self._closed:
+                raise Aborted(f"the upload of blob {self.digest} was given up by its caller")
             writer = self._writer or self._open()
             cost_bytes = file_bytes(writer.stored_bytes)
             self._take(cost_bytes)
@@ -211,7 +216,7 @@ class LargeUpload:
         files = self._files
         self._descriptor = files.disk.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._buffer = files.buffer_for(self._descriptor, self.digest.size_bytes)
-        self._writer = LargeFileWriter(files.disk, self._descriptor, self._buffer, _ignore)
+        self._writer = LargeFileWriter(files.disk, self._descriptor, self._buffer)
         return self._writer
 
     def _take(self, needed_bytes: int) -> None:
@@ -223,6 +228,3 @@ class LargeUpload:
         wanted = max(needed_bytes, ahead) - self._taken_bytes
         self._files.room.take(large_holder(self._file_id), wanted)
         self._taken_bytes += wanted
-
-
-def _ignore(_: bytes) -> None: ...

@@ -63,4 +63,5 @@ class Leftovers:
         with disk_errors():
             self._dead = {owner: self._dead.get(owner, now) for owner in owners if not is_alive(parts.locks, owner)}
         gone = {owner for owner, since in self._dead.items() if now - since >= _GRACE_SECONDS}
+        gone -= {owner for holder, owner in charges if holder in segments}  # which are yet to be replayed
         self._remover.doom([holder for holder, owner in charges if owner in gone and holder not in segments])

@@ -12,7 +12,7 @@ from gridwright_cas.stores.segments.eviction import NEVER_MS
 from gridwright_cas.stores.segments.index import MAX_ROWS
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.parts import Parts
-from gridwright_cas.stores.segments.record import Record
+from gridwright_cas.stores.segments.record import Kind, Record, decode_large
 from gridwright_cas.stores.segments.room import KEPT, large_holder, segment_holder
 from gridwright_cas.stores.segments.row import Row, unpack_row
 from gridwright_cas.stores.segments.segment_file import batches
@@ -57,7 +57,7 @@ class Remover:
         self._survivors = survivors
         self._in_use = in_use
         #: Holders of room whose files go.
-        self._doomed = parts.index.environment.open_db(b"doomed")
+        self._doomed = parts.index.table(b"doomed")
 
     def remove(self, rows: Sequence[tuple[bytes, Row]], tally: Tally, *, used_before_ms: int = NEVER_MS) -> None:
         """Remove small blobs that are where these rows say and were not used since *used_before_ms*.
@@ -87,7 +87,9 @@ class Remover:
         """
         index = self._parts.index
         for records in self._batches(segment):
-            keep_after_ms = self._empty(segment, records, tally, keep_after_ms, must_keep=must_keep)
+            self._keep_announcements(records, must_keep=must_keep)
+            blobs = _blobs(records)
+            keep_after_ms = self._empty(segment, blobs, tally, keep_after_ms, must_keep=must_keep)
         with index.reading() as txn:
             state = index.segments.state(txn, segment)
         if state is None:
@@ -106,7 +108,9 @@ class Remover:
         """Remove from a segment the rows that were last used before *used_before_ms*, but no more than *max_count*."""
         for records in self._batches(segment):
             rows = [
-                (record.key, row) for record, row in self._live(segment, records) if row.touched_ms < used_before_ms
+                (record.key, row)
+                for record, row in self._live(segment, _blobs(records))
+                if row.touched_ms < used_before_ms
             ]
             if max_count is not None:
                 rows = rows[: max_count - tally.blobs]
@@ -214,6 +218,25 @@ class Remover:
             return NEVER_MS
         return keep_after_ms
 
+    def _keep_announcements(self, records: Sequence[Record], *, must_keep: bool) -> None:
+        """Copy the records of large files that are there: from them an index that was lost is made again."""
+        large = [record for record in records if record.kind is Kind.LARGE]
+        if not large:
+            return
+        with self._parts.index.reading() as txn:
+            values = [txn.get(record.key) for record in large]
+        live = [
+            (record, unpack_row(value))
+            for record, value in zip(large, values, strict=True)
+            if value is not None and unpack_row(value).offset == decode_large(record.payload).file_id
+        ]
+        try:
+            if live:
+                self._survivors.announce(live)
+        except ResourceExhausted:
+            if must_keep:
+                raise
+
     def _live(self, segment: int, records: Sequence[Record]) -> list[tuple[Record, Row]]:
         """Return those of *records* that rows point to."""
         with self._parts.index.reading() as txn:
@@ -226,9 +249,13 @@ class Remover:
         ]
 
     def _batches(self, segment: int) -> Iterator[list[Record]]:
-        """Yield the records of blobs in a segment, in batches for one transaction each."""
+        """Yield the records in a segment, in batches for one transaction each."""
         with disk_errors():
-            yield from batches(self._parts.segments.blobs_in(segment), max_count=MAX_ROWS)
+            yield from batches(self._parts.segments.records_in(segment), max_count=MAX_ROWS)
+
+
+def _blobs(records: Sequence[Record]) -> Sequence[Record]:
+    return [record for record in records if record.kind is Kind.BLOB]
 
 
 def _pieces(survivors: Sequence[tuple[Record, Row]], segment_bytes: int) -> Iterator[Sequence[tuple[Record, Row]]]:

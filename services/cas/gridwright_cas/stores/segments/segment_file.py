@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gridwright.file_lock import try_lock
 from gridwright_cas.stores.segments.disk import Buffer, Disk
-from gridwright_cas.stores.segments.record import MAX_RECORD_BYTES, Damaged, Kind, Record, decode
+from gridwright_cas.stores.segments.record import MAX_RECORD_BYTES, Damaged, Record, decode
 
 _SCAN_BYTES = 4 * 1024 * 1024
 #: So much of a segment is held in memory at once while what is in it is gone through.
@@ -34,8 +34,8 @@ class SegmentDirectory:
         self.disk.sync_directory(os.path.dirname(self.path))
         self._locks.mkdir(exist_ok=True)
 
-    def blobs_in(self, segment: int) -> Iterator[Record]:
-        """Yield the records of blobs in a segment, up to the first that is damaged; none if its file is gone.
+    def records_in(self, segment: int) -> Iterator[Record]:
+        """Yield the records in a segment, up to the first that is damaged; none if its file is gone.
 
         Raises:
             OSError: it cannot be read.
@@ -45,9 +45,7 @@ class SegmentDirectory:
         except FileNotFoundError:
             return
         try:
-            for record in scan(self.disk, descriptor, 0):
-                if record.kind is Kind.BLOB:
-                    yield record
+            yield from scan(self.disk, descriptor, 0)
         finally:
             self.disk.close(descriptor)
 

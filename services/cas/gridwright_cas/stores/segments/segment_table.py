@@ -7,17 +7,20 @@ import lmdb
 from gridwright_cas.stores.segments.row import SegmentState, pack_segment, unpack_segment
 
 _LAST_SEGMENT = b"last segment"
+#: Followed by the segment.
+_LARGE_RECORDS = b"large records "
 
 
 class SegmentTable:
     """Id → SegmentState, hundreds of rows at most; all methods take the transaction of the caller.
 
-    Tables: ``segments``, and in ``counters`` the last id that was given out.
+    Tables: ``segments``, and in ``counters`` the last id that was given out, and of each segment that has any
+    how many records of large files it has.
     """
 
-    def __init__(self, environment: lmdb.Environment) -> None:
-        self._table = environment.open_db(b"segments")
-        self._counters = environment.open_db(b"counters")
+    def __init__(self, table: lmdb._Database, counters: lmdb._Database) -> None:
+        self._table = table
+        self._counters = counters
 
     def states(self, txn: lmdb.Transaction[bytes]) -> dict[int, SegmentState]:
         """Return all segments, oldest first."""
@@ -59,6 +62,16 @@ class SegmentTable:
         if changed != state:
             self.put(txn, segment, changed)
 
+    def note_large(self, txn: lmdb.Transaction[bytes], segment: int, count: int) -> None:
+        """Note that so many records of large files have come into the segment."""
+        if count:
+            total = self.large_count(txn, segment) + count
+            txn.put(_LARGE_RECORDS + _key(segment), total.to_bytes(8, "big"), db=self._counters)
+
+    def large_count(self, txn: lmdb.Transaction[bytes], segment: int) -> int:
+        """Return how many records of large files are in the segment, whatever became of the files."""
+        return int.from_bytes(txn.get(_LARGE_RECORDS + _key(segment), db=self._counters) or b"", "big")
+
     def new_id(self, txn: lmdb.Transaction[bytes]) -> int:
         """Return an id, 1 or more, that no segment has had before."""
         segment = int.from_bytes(txn.get(_LAST_SEGMENT, db=self._counters) or b"", "big") + 1
@@ -82,6 +95,7 @@ class SegmentTable:
     def forget(self, txn: lmdb.Transaction[bytes], segment: int) -> None:
         """Forget a segment whose rows are all gone."""
         txn.delete(_key(segment), db=self._table)
+        txn.delete(_LARGE_RECORDS + _key(segment), db=self._counters)
 
 
 def _key(segment: int) -> bytes:

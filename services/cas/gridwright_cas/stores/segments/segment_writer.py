@@ -1,33 +1,28 @@
-"""Groups of records into this process's open segment and into the index; and what dead processes left half done."""
+"""Groups of records into this process's open segment and into the index."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
-
-import lmdb
 
 from gridwright.clock import Clock
 from gridwright.errors import GridwrightError
 from gridwright_cas.stores.disk_errors import disk_errors
-from gridwright_cas.stores.segments.index import MAX_ROWS, Group, Index, Taken
-from gridwright_cas.stores.segments.large_file import file_bytes
+from gridwright_cas.stores.segments.index import MAX_ROWS, Group, Index
 from gridwright_cas.stores.segments.record import (
     MAX_HEAD_BYTES,
     MAX_LARGE_RECORD_BYTES,
     Kind,
     LargeFileRef,
-    Record,
-    decode_large,
     encode,
     encode_large,
     record_size,
 )
-from gridwright_cas.stores.segments.room import Room, large_holder, segment_holder
-from gridwright_cas.stores.segments.row import Row, SegmentState, pack_row, row_value, unpack_row
-from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory, batches, scan
+from gridwright_cas.stores.segments.room import Room, segment_holder
+from gridwright_cas.stores.segments.row import Row, SegmentState, row_value, unpack_row
+from gridwright_cas.stores.segments.segment_account import SegmentAccount
+from gridwright_cas.stores.segments.segment_file import OpenSegment, SegmentDirectory
 
 
 class Writes(NamedTuple):
@@ -36,6 +31,10 @@ class Writes(NamedTuple):
     blobs: Sequence[tuple[bytes, bytes]] = ()
     large: Sequence[tuple[bytes, LargeFileRef]] = ()
     touched: Sequence[bytes] = ()
+
+    @property
+    def row_count(self) -> int:
+        return len(self.blobs) + len(self.large)
 
     @property
     def max_record_bytes(self) -> int:
@@ -57,7 +56,6 @@ class SegmentWriter:
 
     One thread calls ``append`` while another one calls ``commit`` for the groups before, in the
     same order: each waits for the disk, so together they keep twice as much in the same time.
-    ``recover`` may be called by any.
 
     What a failed append leaves in the file is cut off. A segment is given up if it could not be
     synchronised, since the kernel forgets which of its pages did not reach the disk, and if a group
@@ -77,6 +75,7 @@ class SegmentWriter:
         durable: bool,
     ) -> None:
         self._index = index
+        self._account = SegmentAccount(index, room, clock)
         self._directory = directory
         self._room = room
         self._clock = clock
@@ -86,7 +85,6 @@ class SegmentWriter:
         self._segment: OpenSegment | None = None
         #: Segments that are not to be appended to any more, which the index could not be told yet.
         self._given_up: list[OpenSegment] = []
-        self._recovery = threading.Lock()
 
     def append(self, writes: Writes) -> Appended:
         """Bring the records of *writes* to the disk; ``commit`` is to follow.
@@ -96,11 +94,15 @@ class SegmentWriter:
             Unavailable: the disk fails.
         """
         now_ms = self._now_ms()
-        with disk_errors():
+        rows = writes.row_count
+        self._room.expect_rows(rows)
+        with ExitStack() as unless_appended, disk_errors():
+            unless_appended.callback(self._room.rows_came, rows)
             segment = self._segment_for(writes)
             data, group = _encoded(writes, segment, now_ms)
             self._append(segment, data)
             segment.advance(group.end)
+            unless_appended.pop_all()
         segment.groups_appended += 1
         return Appended(segment, group, writes.touched)
 
@@ -118,7 +120,7 @@ class SegmentWriter:
         try:
             for part in _transactions(group):
                 with self._index.writing() as txn:
-                    taken = self._add(txn, part)
+                    taken = self._account.add(txn, part)
                     self._index.touch(txn, taken.keys, group.newest_touch_ms)
                     if part.end:
                         self._index.touch(txn, touched, group.newest_touch_ms)
@@ -128,6 +130,7 @@ class SegmentWriter:
             raise
         finally:
             segment.groups_done += 1
+            self._room.rows_came(group.row_count)
         return nobodys_files
 
     def touch(self, keys: Sequence[bytes]) -> None:
@@ -138,27 +141,6 @@ class SegmentWriter:
         """
         with self._index.writing() as txn:
             self._index.touch(txn, keys, self._now_ms())
-
-    def recover(self) -> None:
-        """Replay and seal the segments that processes left open when they died, unless another one is at it.
-
-        Takes as long as reading what these processes wrote and did not commit: one group each.
-
-        Raises:
-            ResourceExhausted, Unavailable: the disk fails.
-        """
-        with self._recovery, disk_errors():
-            with self._index.reading() as txn:
-                states = self._index.segments.states(txn)
-            for segment, state in states.items():
-                if not state.is_open or (lock := self._directory.lock(segment)) is None:
-                    continue
-                sealed = False
-                try:
-                    self._replay(segment)
-                    sealed = True
-                finally:
-                    self._directory.unlock(segment, lock, for_good=sealed)
 
     def close(self) -> None:
         """Seal the segment; the next process begins another one. Nothing may be on its way."""
@@ -241,81 +223,14 @@ class SegmentWriter:
                 segment.advance(end)
                 segment.cut()
             with self._index.writing() as txn:
-                self._seal(txn, segment.id, end)
+                self._account.seal(txn, segment.id, end)
             self._given_up.remove(segment)
             segment.close(sealed=True)
             if end == 0:
                 self._directory.discard(segment.id)
 
-    def _seal(self, txn: lmdb.Transaction[bytes], segment: int, end: int) -> None:
-        """Tell the index that the segment is what it is; one that has nothing in it is forgotten."""
-        if end:
-            self._index.segments.seal(txn, segment, self._now_ms())
-            self._room.settle(txn, segment_holder(segment), end)
-        else:
-            self._index.segments.forget(txn, segment)
-            self._room.drop(txn, segment_holder(segment))
-
-    def _replay(self, segment: int) -> None:
-        """Bring what is beyond the replay offset into the index, cut off what is torn, and seal."""
-        disk = self._directory.disk
-        with self._index.reading() as txn:
-            state = self._index.segments.state(txn, segment)
-        if state is None or not state.is_open:
-            return  # another process was quicker
-        try:
-            fd = disk.open(self._directory.path_of(segment), os.O_RDWR)
-        except FileNotFoundError:
-            with self._index.writing() as txn:
-                self._seal(txn, segment, state.end)
-            return
-        end = state.end
-        try:
-            if self._durable:
-                disk.sync(fd)  # before a row names what a killed process may have left in the page cache only
-            for records in batches(scan(disk, fd, end), max_count=MAX_ROWS):
-                self._restore(segment, records)
-                end = records[-1].offset + records[-1].size
-            if disk.size(fd) > end:
-                disk.truncate(fd, end)
-                if self._durable:
-                    disk.sync(fd)
-        finally:
-            disk.close(fd)
-        with self._index.writing() as txn:
-            self._seal(txn, segment, end)
-        if end == 0:
-            self._directory.discard(segment)
-
-    def _restore(self, segment: int, records: Sequence[Record]) -> None:
-        blobs: list[tuple[bytes, bytes]] = []
-        large: list[tuple[bytes, Row]] = []
-        blob_bytes = 0
-        for record in records:
-            touched_ms = record.touched * 1000
-            if record.kind is Kind.BLOB:
-                row = Row(touched_ms, segment, record.offset, len(record.payload))
-                blobs.append((record.key, pack_row(row)))
-                blob_bytes += record.size
-                continue
-            row = Row(touched_ms, 0, *decode_large(record.payload))
-            # Without a charge there is no file: it was discarded as nobody's.
-            if self._room.is_taken(large_holder(row.offset)):
-                large.append((record.key, row))
-        end = records[-1].offset + records[-1].size
-        with self._index.writing() as txn:
-            newest_ms = max([record.touched for record in records]) * 1000
-            self._add(txn, Group(segment, end, blobs, blob_bytes, newest_ms, large))
-
     def _now_ms(self) -> int:
         return int(self._clock.now() * 1000)
-
-    def _add(self, txn: lmdb.Transaction[bytes], group: Group) -> Taken:
-        taken = self._index.add(txn, group)
-        for _, row in group.large:
-            if row.offset not in taken.files:
-                self._room.settle(txn, large_holder(row.offset), file_bytes(row.stored_bytes))
-        return taken
 
 
 def _transactions(group: Group) -> list[Group]:

@@ -7,20 +7,20 @@ import itertools
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Callable,
     Collection,
-    Coroutine,
     Iterable,
     Iterator,
     Mapping,
     Set,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import Self
 
+from gridwright.blobs.packed_digests import PackedDigests
 from gridwright.blobs.removals import RemovalListener, Removals
+from gridwright.blobs.resumable import ResumableUploads
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore, is_empty, part_of
 from gridwright.clock import Clock
 from gridwright.digest import Digest, DigestFunction
@@ -28,19 +28,16 @@ from gridwright.errors import BlobNotFound, GridwrightError, Unavailable
 from gridwright_cas.stores.segments.blob_reader import BlobReader, Moments, moments
 from gridwright_cas.stores.segments.disk import Disk
 from gridwright_cas.stores.segments.engine import Engine, SegmentSettings
+from gridwright_cas.stores.segments.fresh_keys import FreshKeys
 from gridwright_cas.stores.segments.group_commit import GroupCommit
 from gridwright_cas.stores.segments.index import MAX_ROWS
 from gridwright_cas.stores.segments.key import digest_of, key_of, keys_of
-from gridwright_cas.stores.segments.large_files import KeptFile, LargeUpload
-from gridwright_cas.stores.segments.record import MAX_PAYLOAD_BYTES, LargeFileRef
+from gridwright_cas.stores.segments.record import MAX_PAYLOAD_BYTES
+from gridwright_cas.stores.segments.resumable import SegmentUploads
 from gridwright_cas.stores.segments.row import Row, unpack_row
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from gridwright_cas.stores.segments.uploader import Uploader
 
 _THREADS = 16
-#: A buffer of so many pieces is written even if they are small.
-_MAX_PIECES = 512
 #: How often touches are written, and removals by other processes heard of.
 _TICK_SECONDS = 1.0
 _MAINTENANCE_TICKS = 60
@@ -48,6 +45,7 @@ _MAINTENANCE_TICKS = 60
 
 #: They are always there (checklist LIF-05), and never kept.
 _EMPTY_BLOBS = frozenset(function.empty for function in DigestFunction)
+_EMPTY_KEYS = frozenset(keys_of(_EMPTY_BLOBS))
 
 
 class SegmentStore(BlobStore):
@@ -66,10 +64,11 @@ class SegmentStore(BlobStore):
         self._index = engine.index
         self._loop = asyncio.get_running_loop()
         self._commit = GroupCommit(engine.writer, group_bytes=engine.settings.segment_bytes)
-        # Uploads may wait for room; reads must not wait behind them.
-        self._uploaders = ThreadPoolExecutor(_THREADS, thread_name_prefix="segment-uploads")
+        self._uploader = Uploader(engine, self._commit)
+        self._uploads = SegmentUploads(engine.partials, self._uploader)
         self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="segment-reads")
         self._removals = Removals()
+        self._fresh_keys = FreshKeys(engine.index, engine.removal_log)
         self._reader = BlobReader(
             engine.index,
             engine.reader,
@@ -79,8 +78,6 @@ class SegmentStore(BlobStore):
             touch=self._commit.touch,
             quarantine=self._quarantine,
         )
-        #: Large uploads that must come to an end, also when their callers have gone.
-        self._ending: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     @classmethod
@@ -93,7 +90,7 @@ class SegmentStore(BlobStore):
         Raises:
             ConfigurationError: the directory cannot be used.
         """
-        engine = await asyncio.to_thread(Engine.open, path, clock, settings, disk)
+        engine = await asyncio.to_thread(Engine.open, path, clock, settings, disk, may_shrink_index=True)
         store = cls(engine)
         engine.start_housekeeping(store._commit.is_touched, store._announce_removals_soon)
         ticking = asyncio.create_task(store._tick())
@@ -101,7 +98,7 @@ class SegmentStore(BlobStore):
             yield store
         finally:
             ticking.cancel()
-            await asyncio.gather(ticking, *store._ending, return_exceptions=True)
+            await asyncio.gather(ticking, store._uploader.drained(), return_exceptions=True)
             await store._commit.drained()
             store._is_closing = True
             await asyncio.to_thread(store._close)
@@ -153,43 +150,25 @@ class SegmentStore(BlobStore):
             if not self._is_there(digest):
                 raise Unavailable(f"blob {digest} went while it came once more; send it again")
             return
-        pieces: list[bytes] = []
-        size_bytes = 0
-        upload: LargeUpload | None = None
-        writing: Future[None] | None = None
-        try:
-            async for chunk in chunks:
-                pieces.append(chunk)
-                size_bytes += len(chunk)
-                if size_bytes <= MAX_PAYLOAD_BYTES and (upload is None or len(pieces) < _MAX_PIECES):
-                    continue
-                upload = upload or self._engine.large_files.begin(digest)
-                if writing is not None:
-                    await asyncio.wrap_future(writing)
-                writing = self._uploaders.submit(upload.write, pieces)
-                pieces, size_bytes = [], 0
-            if upload is None:
-                if error := (await self.put_many({digest: b"".join(pieces)}))[digest]:
-                    raise error
-                return
-            if writing is not None:
-                await asyncio.wrap_future(writing)
-            await self._uploading(upload.write, pieces)
-            await self._end(self._finish(upload))
-        finally:
-            if upload is not None:
-                # Shielded: a cancelled upload's file goes as well, once its last write has ended.
-                await asyncio.shield(self._uploading(upload.close))
+        blob = await self._uploader.put(digest, chunks)
+        if blob is not None and (error := (await self.put_many({digest: blob}))[digest]):
+            raise error
+
+    def resumable_uploads(self, digest: Digest) -> ResumableUploads:
+        return self._uploads
 
     async def missing(self, digests: Set[Digest]) -> Set[Digest]:
         keys = keys_of(digests)
-        stale, expired = self._moments()
-        values = self._index.values_of(keys)
-        missing = {digest for digest, value in zip(digests, values, strict=True) if value is None or value < expired}
-        touched = [key for key, value in zip(keys, values, strict=True) if value and expired <= value < stale]
-        self._commit.touch(touched)
-        missing.difference_update(_EMPTY_BLOBS)
-        return missing
+        stale, expired, future = self._moments()
+        values = self._fresh_keys.values_of_others(keys, max(stale, expired), future)
+        self._commit.touch(
+            [key for key, value in values.items() if value and value >= expired and not stale <= value < future]
+        )
+        missing = {key for key, value in values.items() if value is None or value < expired}
+        missing -= _EMPTY_KEYS
+        if isinstance(digests, PackedDigests):
+            return PackedDigests(missing)
+        return {digest for digest, key in zip(digests, keys, strict=True) if key in missing}
 
     async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | GridwrightError]:
         digests = list(digests)
@@ -209,7 +188,7 @@ class SegmentStore(BlobStore):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         digests = list(blobs)
         keys = keys_of(digests)
-        stale, expired = self._moments()
+        stale, expired, future = self._moments()
         small: list[tuple[bytes, bytes]] = []
         large: list[Digest] = []
         touched: list[bytes] = []
@@ -220,7 +199,7 @@ class SegmentStore(BlobStore):
                     large.append(digest)
                 elif digest not in _EMPTY_BLOBS:
                     small.append((key, blob))
-            elif value < stale:
+            elif not stale <= value < future:
                 touched.append(key)
         self._commit.touch(touched)
         kept: dict[Digest, GridwrightError | None] = dict.fromkeys(digests)
@@ -261,30 +240,6 @@ class SegmentStore(BlobStore):
         if batch:
             yield batch
 
-    async def _end(self, work: Coroutine[None, None, None]) -> None:
-        """Do *work* to its end, also when whoever waits for it is cancelled."""
-        task = asyncio.create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        await asyncio.shield(task)
-
-    async def _finish(self, upload: LargeUpload) -> None:
-        kept = await self._uploading(upload.finish)
-        key = key_of(upload.digest)
-        try:
-            superfluous = await self._commit.write(large=[(key, LargeFileRef(kept.file_id, kept.stored_bytes))])
-        except GridwrightError:
-            # A transaction that failed may have taken effect all the same; then the file is a blob.
-            row = self._index.row_of(key)
-            if row is None or (row.segment, row.offset) != (0, kept.file_id):
-                await self._discard(kept)
-            raise
-        if kept.file_id in superfluous:
-            await self._discard(kept)
-
-    async def _discard(self, kept: KeptFile) -> None:
-        await self._uploading(self._engine.large_files.discard, kept)
-
     def _moments(self) -> Moments:
         engine = self._engine
         return moments(
@@ -292,9 +247,6 @@ class SegmentStore(BlobStore):
             touch_seconds=engine.room.touch_seconds,
             max_seconds=engine.settings.policy.max_seconds,
         )
-
-    def _uploading(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        return asyncio.wrap_future(self._uploaders.submit(work, *args, **kwargs))
 
     async def _tick(self) -> None:
         """Write touches, hear of removals, and clean up, until cancelled."""
@@ -327,7 +279,7 @@ class SegmentStore(BlobStore):
         self._removals.announce([digest_of(key) for key in removed.keys])
 
     def _close(self) -> None:
-        self._uploaders.shutdown()
+        self._uploader.close()
         self._readers.shutdown()
         self._commit.close()
         self._engine.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import lmdb
 
 from gridwright.errors import GridwrightError, ResourceExhausted
 from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.disk import Buffer
 from gridwright_cas.stores.segments.parts import Parts
-from gridwright_cas.stores.segments.record import Kind, Record, encode
+from gridwright_cas.stores.segments.record import Record, encode
 from gridwright_cas.stores.segments.room import segment_holder
 from gridwright_cas.stores.segments.row import Row, SegmentState
 from gridwright_cas.stores.segments.segment_file import OpenSegment
@@ -38,28 +40,31 @@ class Survivors:
             ResourceExhausted: there is no room to copy them to.
             Unavailable: the disk fails; all rows are as they were.
         """
-        size_bytes = sum(record.size for record, _ in survivors)
+        moves: list[tuple[bytes, Row, Row]] = []
+
+        def moved(txn: lmdb.Transaction[bytes], segment: int) -> None:
+            self._parts.index.move(txn, [(key, row, new._replace(segment=segment)) for key, row, new in moves])
+
         with disk_errors():
-            segment = self._segment_for(size_bytes)
-            buffers: list[Buffer] = []
-            moves: list[tuple[bytes, Row, Row]] = []
-            offset = segment.end
+            offset = self._segment_for(sum(record.size for record, _ in survivors)).end
             for record, row in survivors:
-                head = encode(Kind.BLOB, record.key, record.payload, row.touched_ms // 1000)
-                buffers += (head, record.payload)
-                moves.append((record.key, row, row._replace(segment=segment.id, offset=offset)))
-                offset += len(head) + len(record.payload)
-            try:
-                segment.append(buffers)
-                segment.sync()
-                self._move(segment, moves, offset)
-            except (OSError, GridwrightError):
-                # Whether it took effect is for a replay to find out; nothing is appended to it any more.
-                self._segment = None
-                segment.close(sealed=False)
-                raise
-            segment.advance(offset)
-        return size_bytes
+                moves.append((record.key, row, row._replace(offset=offset)))
+                offset += record.size
+            return self._append(survivors, moved)
+
+    def announce(self, large: Sequence[tuple[Record, Row]]) -> None:
+        """Copy the records of large files, whose rows stay as they are; at most MAX_ROWS.
+
+        Raises:
+            ResourceExhausted: there is no room to copy them to.
+            Unavailable: the disk fails.
+        """
+
+        def counted(txn: lmdb.Transaction[bytes], segment: int) -> None:
+            self._parts.index.segments.note_large(txn, segment, len(large))
+
+        with disk_errors():
+            self._append(large, counted)
 
     def seal_if_begun_before(self, moment_ms: int) -> None:
         """Seal the segment if it is older than that."""
@@ -119,10 +124,29 @@ class Survivors:
             raise
         return segment
 
-    def _move(self, segment: OpenSegment, moves: Sequence[tuple[bytes, Row, Row]], end: int) -> None:
+    def _append(
+        self, records: Sequence[tuple[Record, Row]], change: Callable[[lmdb.Transaction[bytes], int], None]
+    ) -> int:
+        """Append copies, as last used when their rows say, and let the index know; return how many bytes it was."""
+        size_bytes = sum(record.size for record, _ in records)
+        segment = self._segment_for(size_bytes)
+        buffers: list[Buffer] = []
+        for record, row in records:
+            buffers += (encode(record.kind, record.key, record.payload, row.touched_ms // 1000), record.payload)
+        end = segment.end + size_bytes
         index = self._parts.index
-        with index.writing() as txn:
-            index.move(txn, moves)
-            state = index.segments.state(txn, segment.id)
-            if state is not None:
-                index.segments.put(txn, segment.id, state._replace(end=end))
+        try:
+            segment.append(buffers)
+            segment.sync()
+            with index.writing() as txn:
+                change(txn, segment.id)
+                state = index.segments.state(txn, segment.id)
+                if state is not None:
+                    index.segments.put(txn, segment.id, state._replace(end=end))
+        except (OSError, GridwrightError):
+            # Whether it took effect is for a replay to find out; nothing is appended to it any more.
+            self._segment = None
+            segment.close(sealed=False)
+            raise
+        segment.advance(end)
+        return size_bytes
