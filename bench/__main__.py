@@ -13,19 +13,26 @@ from pathlib import Path
 import uvloop
 
 from bench.action_cache import bench_action_cache
+from bench.action_cache_hits import CACHES, bench_action_cache_hits
 from bench.bytestream import bench_bytestream
 from bench.cas_batches import Amount, bench_cas_batches
 from bench.cas_bytestream import bench_cas_bytestream
 from bench.cas_fill import bench_cas_fill
 from bench.cas_open import bench_cas_open
 from bench.cas_process import STORES
+from bench.cas_streams import Streams, bench_cas_streams
 from bench.grid import own_grid
 from bench.noop_actions import bench_noop_actions
 from bench.target import Target
 
 #: Of a whole grid, and of a CAS by itself, which is started for each store.
 GRID_BENCHMARKS = ("noop_actions", "action_cache", "bytestream")
-CAS_BENCHMARKS = ("cas_batch_update", "cas_batch_read", "cas_find_missing", "cas_bytestream", "cas_open", "cas_fill")
+CAS_BENCHMARKS = (
+    *("cas_batch_update", "cas_batch_read", "cas_find_missing"),
+    *("cas_bytestream", "cas_streams", "cas_open", "cas_fill"),
+)
+#: Of an action cache with a CAS behind it, likewise.
+ACTION_CACHE_BENCHMARKS = ("action_cache_hits",)
 
 
 def main() -> None:
@@ -41,7 +48,10 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "name", choices=[*GRID_BENCHMARKS, *CAS_BENCHMARKS, "all", "grid", "cas"], nargs="?", default="all"
+        "name",
+        choices=[*GRID_BENCHMARKS, *CAS_BENCHMARKS, *ACTION_CACHE_BENCHMARKS, "all", "grid", "cas"],
+        nargs="?",
+        default="all",
     )
     ours = parser.add_argument_group("which grid; by default one is started for the time of the benchmark")
     ours.add_argument("--endpoint", help="the gRPC target of a grid that runs")
@@ -62,11 +72,21 @@ def _parser() -> argparse.ArgumentParser:
         "--stores",
         type=lambda names: names.split(","),
         default=["filesystem", "segments"],
-        help=f"which of {', '.join(STORES)} (filesystem,segments); segments*2: two processes on one directory",
+        help=f"which of {', '.join(STORES)} (filesystem,segments); segments*2: cas.processes: 2, on one port",
     )
     cas.add_argument("--batches", type=int, default=100, help="batches of 1,000 blobs per run (%(default)s)")
     cas.add_argument("--rows", type=int, default=10_000_000, help="blobs of the index to open (%(default)s)")
     cas.add_argument("--capacity-mib", type=int, default=512, help="size of the store to overfill (%(default)s)")
+    cas.add_argument("--clients", type=int, default=32, help="clients that stream at once (%(default)s)")
+    cas.add_argument("--stream-mib", type=int, default=256, help="size of what each streams (%(default)s)")
+    results = parser.add_argument_group("an action cache by itself, which is started for each of its stores")
+    results.add_argument(
+        "--caches",
+        type=lambda names: names.split(","),
+        default=list(CACHES),
+        help=f"which of {', '.join(CACHES)} (all of them)",
+    )
+    results.add_argument("--checked-hits", type=int, default=50_000, help="hits per run (%(default)s)")
     how = parser.add_argument_group("how much")
     how.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (%(default)s)")
     how.add_argument("--actions", type=int, default=500, help="actions per run (%(default)s)")
@@ -81,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(arguments: argparse.Namespace) -> None:
     _tell_of_the_machine()
-    of_grid, of_cas = _chosen(arguments.name)
+    of_grid, of_services = _chosen(arguments.name)
     if of_grid:
         async with _target(arguments) as target:
             targets = [target]
@@ -90,16 +110,17 @@ async def _run(arguments: argparse.Namespace) -> None:
                 targets.append(Target(arguments.peer_name, arguments.peer, arguments.peer_instance, platform=platform))
             for name in of_grid:
                 await _bench_grid(name, targets, arguments)
-    if of_cas:
+    if of_services:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.data) as data:
-            for name in of_cas:
-                await _bench_cas(name, Path(data), arguments)
+            for name in of_services:
+                await _bench_service(name, Path(data), arguments)
 
 
 def _chosen(name: str) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the benchmarks of a grid and of the CAS that *name* stands for."""
+    """Return the benchmarks of a grid and of services by themselves that *name* stands for."""
     of_grid = [one for one in GRID_BENCHMARKS if name in (one, "grid", "all")]
-    return of_grid, [one for one in CAS_BENCHMARKS if name in (one, "cas", "all")]
+    of_cas = [one for one in CAS_BENCHMARKS if name in (one, "cas", "all")]
+    return of_grid, [*of_cas, *(one for one in ACTION_CACHE_BENCHMARKS if name in (one, "all"))]
 
 
 def _tell_of_the_machine() -> None:
@@ -124,7 +145,7 @@ async def _bench_grid(name: str, targets: list[Target], arguments: argparse.Name
             )
 
 
-async def _bench_cas(name: str, data: Path, arguments: argparse.Namespace) -> None:
+async def _bench_service(name: str, data: Path, arguments: argparse.Namespace) -> None:
     match name:
         case "cas_bytestream":
             await bench_cas_bytestream(
@@ -134,8 +155,20 @@ async def _bench_cas(name: str, data: Path, arguments: argparse.Namespace) -> No
                 chunk_bytes=arguments.chunk_kib * 1024,
                 repeat=arguments.repeat,
             )
+        case "cas_streams":
+            streams = Streams(
+                clients=arguments.clients,
+                size_bytes=arguments.stream_mib * 2**20,
+                chunk_bytes=arguments.chunk_kib * 1024,
+                processes=arguments.processes,
+            )
+            await bench_cas_streams(data, arguments.stores, streams)
         case "cas_open":
             await bench_cas_open(data, rows=arguments.rows, repeat=arguments.repeat)
+        case "action_cache_hits":
+            await bench_action_cache_hits(
+                data, arguments.caches, calls=arguments.checked_hits, in_flight=32, repeat=arguments.repeat
+            )
         case "cas_fill":
             await bench_cas_fill(data, arguments.stores, capacity_bytes=arguments.capacity_mib * 2**20)
         case _:

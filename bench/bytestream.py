@@ -105,19 +105,24 @@ async def write_and_read(endpoint: str, instance: str, blob: Blob) -> Rates:
         await channel.channel_ready()
         prefix = f"{instance}/" if instance else ""
         times = [time.perf_counter()]
-        await _write(channel, f"{prefix}uploads/{uuid.uuid4()}/blobs/{blob.name}", blob)
+        await write(channel, f"{prefix}uploads/{uuid.uuid4()}/blobs/{blob.name}", blob)
         times.append(time.perf_counter())
         for _ in range(3):
             if CURL:
                 await _read_by_curl(endpoint, f"{prefix}blobs/{blob.name}", blob)
             else:
-                await _read(channel, f"{prefix}blobs/{blob.name}", blob)
+                await read(channel, f"{prefix}blobs/{blob.name}", blob)
             times.append(time.perf_counter())
-    write, read, _, read_again = [blob.size_bytes / (end - begun) / 1e6 for begun, end in itertools.pairwise(times)]
-    return Rates(write, read, read_again)
+    rates = [blob.size_bytes / (end - begun) / 1e6 for begun, end in itertools.pairwise(times)]
+    return Rates(write=rates[0], read=rates[1], read_again=rates[3])
 
 
-async def _write(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
+async def write(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
+    """Upload *blob*; *name* is the whole resource name.
+
+    Raises:
+        RuntimeError: another number of bytes was committed.
+    """
     method: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(WRITE.path)
     call = method(timeout=_TIMEOUT_SECONDS)
     for start, chunk in blob.chunks():
@@ -132,17 +137,25 @@ async def _write(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
         raise RuntimeError(f"{committed} of {blob.size_bytes} bytes were committed")
 
 
-async def _read(channel: grpc.aio.Channel, name: str, blob: Blob) -> None:
+async def read(channel: grpc.aio.Channel, name: str, blob: Blob, *, bytes_per_second: float | None = None) -> None:
+    """Download *blob*, no faster than *bytes_per_second*; *name* is the whole resource name.
+
+    Raises:
+        RuntimeError: another number of bytes came.
+    """
     method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(READ.path)
     received = 0
+    begun = time.monotonic()
     async for message in method(bs.ReadRequest(resource_name=name).SerializeToString(), timeout=_TIMEOUT_SECONDS):
         received += _data_bytes(message)
+        if bytes_per_second is not None:
+            await asyncio.sleep(begun + received / bytes_per_second - time.monotonic())
     if received != blob.size_bytes:
         raise RuntimeError(f"{received} of {blob.size_bytes} bytes came")
 
 
 async def _read_by_curl(endpoint: str, name: str, blob: Blob) -> None:
-    """As ``_read``, by a client in C, which leaves the processor to the server."""
+    """As ``read``, by a client in C, which leaves the processor to the server."""
     message = bs.ReadRequest(resource_name=name).SerializeToString()
     request = b"\0" + len(message).to_bytes(4) + message
     command = [

@@ -1,15 +1,15 @@
-"""The bulk RPCs of one CAS process: batches of small blobs in and out, and questions which are missing."""
+"""The bulk RPCs of one CAS: batches of small blobs in and out, and questions which are missing."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.batches import BLOB_BYTES, BLOBS_PER_BATCH, Batches, Questions, Reads, Updates
-from bench.cas_process import INSTANCE, CasProcess, own_cas_processes
+from bench.cas_process import INSTANCE, CasProcess, own_cas
 from bench.client_processes import Share, run_clients
 from bench.load import Run
 from bench.report import print_table
@@ -97,45 +97,60 @@ async def bench_cas_batches(name: str, data: Path, stores: Sequence[str], amount
     rows = []
     for store in stores:
         with tempfile.TemporaryDirectory(prefix=f"{store}-", dir=data) as directory:
-            async with own_cas_processes(Path(directory), store) as servers:
-                # A connection stays with its process, so each has a client of its own at least.
-                per_run = replace(amount, processes=max(amount.processes, len(servers)))
+            async with own_cas(Path(directory), store) as cas:
+                clients = _clients(cas, amount)
                 if kind.warm:
-                    await _fill(servers, per_run.processes)
-                runs = [await _measure(servers, kind, per_run, run) for run in range(amount.repeat)]
-                rows.append({"store": store, "clients": str(per_run.processes), **_cells(servers, kind, runs)})
+                    await _fill(cas, clients)
+                runs = [await _measure(cas, kind, clients, amount.batches, run) for run in range(amount.repeat)]
+                connections = clients * _connections(cas, kind, clients)
+                told = {"store": store, "clients": str(clients), "connections": str(connections)}
+                rows.append({**told, **_cells(cas, kind, runs)})
     print_table(f"{kind.title}; {kind.in_flight} in flight (median of {amount.repeat})", rows)
 
 
-async def _fill(servers: Sequence[CasProcess], processes: int) -> None:
-    written = [Updates(INSTANCE, seed=client, batches=_WARM_BATCHES) for client in range(processes)]
-    await run_clients([Share(servers[0].endpoint, batches, _WARM_BATCHES, 4, float("inf")) for batches in written])
+def _clients(cas: CasProcess, amount: Amount) -> int:
+    """Return how many client processes there are: enough to keep as many of the server busy."""
+    return max(amount.processes, len(cas.children))
 
 
-async def _measure(servers: Sequence[CasProcess], kind: _Kind, amount: Amount, run: int) -> _Measured:
-    batches = amount.batches // amount.processes
+def _connections(cas: CasProcess, kind: _Kind, clients: int) -> int:
+    """Return how many connections each client has.
+
+    The kernel gives each connection to one of the processes that listen, by chance, so there are as many as calls in
+    flight; by fewer, one process may have all of them.
+    """
+    return max(1, kind.in_flight // clients) if cas.children else 1
+
+
+async def _fill(cas: CasProcess, clients: int) -> None:
+    written = [Updates(INSTANCE, seed=client, batches=_WARM_BATCHES) for client in range(clients)]
+    await run_clients([Share(cas.endpoint, batches, _WARM_BATCHES, 4, float("inf")) for batches in written])
+
+
+async def _measure(cas: CasProcess, kind: _Kind, clients: int, batches: int, run: int) -> _Measured:
     shares = [
         Share(
-            servers[client % len(servers)].endpoint,
-            kind.batches(run, client, batches),
-            calls=batches * kind.calls_per_batch,
-            in_flight=max(1, kind.in_flight // amount.processes),
+            cas.endpoint,
+            kind.batches(run, client, batches // clients),
+            calls=batches // clients * kind.calls_per_batch,
+            in_flight=max(1, kind.in_flight // clients),
             seconds=_MAX_SECONDS,
+            connections=_connections(cas, kind, clients),
         )
-        for client in range(amount.processes)
+        for client in range(clients)
     ]
-    before = sum(cas.cpu_seconds() for cas in servers)
+    before = cas.cpu_seconds()
     measured = await run_clients(shares)
-    cpu_seconds = sum(cas.cpu_seconds() for cas in servers) - before
+    cpu_seconds = cas.cpu_seconds() - before
     return _Measured(measured, cpu_seconds / (len(measured.latencies_seconds) * BLOBS_PER_BATCH) * 1e6)
 
 
-def _cells(servers: Sequence[CasProcess], kind: _Kind, runs: Sequence[_Measured]) -> dict[str, str]:
+def _cells(cas: CasProcess, kind: _Kind, runs: Sequence[_Measured]) -> dict[str, str]:
     rate = statistics.median(one.run.per_second for one in runs) * kind.units_per_call
     return {
         f"{kind.unit}/s": f"{rate:,.0f}",
         "p50 ms": f"{statistics.median(one.run.latency_ms(50) for one in runs):.1f}",
         "p99 ms": f"{statistics.median(one.run.latency_ms(99) for one in runs):.1f}",
         "server's µs per digest": f"{statistics.median(one.cpu_microseconds for one in runs):.2f}",
-        "RssAnon MiB": "+".join(f"{cas.anonymous_bytes() / _MIB:.0f}" for cas in servers),
+        "RssAnon MiB": f"{cas.anonymous_bytes() / _MIB:.0f}",
     }

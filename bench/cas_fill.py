@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cas_process import INSTANCE, content_path, own_cas
+from bench.disk_usage import disk_usage
 from bench.report import print_table
 from gridwright.blobs.remote import RemoteStore
 from gridwright.digest import Digest, DigestFunction
@@ -130,7 +130,7 @@ async def _watching(path: Path) -> AsyncIterator[_Seen]:
 
     def watch() -> None:
         while not done.wait(_LOOK_EVERY_SECONDS):
-            seen.bytes = max(seen.bytes, _disk_usage(str(path)))
+            seen.bytes = max(seen.bytes, disk_usage(path))
             seen.looks += 1
 
     watching = asyncio.create_task(asyncio.to_thread(watch))
@@ -139,15 +139,3 @@ async def _watching(path: Path) -> AsyncIterator[_Seen]:
     finally:
         done.set()
         await watching
-
-
-def _disk_usage(path: str) -> int:
-    """Return the bytes of all files below *path*, as `du` counts them; they come and go meanwhile."""
-    used_bytes = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            try:
-                used_bytes += os.lstat(f"{directory}/{name}").st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return used_bytes

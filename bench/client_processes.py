@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 
@@ -19,6 +20,7 @@ from bench.load import Run
 _TIMEOUT_SECONDS = 120.0
 _TOGETHER_SECONDS = 300.0
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_Call = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 #: Set in the client processes: they begin together, when the last one has made its requests.
 _barrier: Barrier | None = None
 
@@ -33,6 +35,8 @@ class Share:
     calls: int
     in_flight: int
     seconds: float
+    #: Over how many connections they go, by turns.
+    connections: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,8 @@ def _send(share: Share) -> _Part:
 
 
 async def _send_all(share: Share, requests: Sequence[bytes]) -> _Part:
-    options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
-    async with grpc.aio.insecure_channel(share.endpoint, options=options) as channel:
-        # No serialisers: what is given is what is sent, and bytes come back.
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(share.batches.path)
-        await channel.channel_ready()
+    async with AsyncExitStack() as stack:
+        calls = [await _connected(share, stack) for _ in range(share.connections)]
         latencies: list[float] = []
         answers: list[bytes] = []
         numbers = iter(range(share.calls))
@@ -83,7 +84,7 @@ async def _send_all(share: Share, requests: Sequence[bytes]) -> _Part:
         _barrier.wait(_TOGETHER_SECONDS)
         begun = time.monotonic()
 
-        async def one_after_the_other() -> None:
+        async def one_after_the_other(call: _Call) -> None:
             for number in numbers:
                 sent = time.monotonic()
                 answer = await call(requests[number % len(requests)], timeout=_TIMEOUT_SECONDS)
@@ -95,9 +96,18 @@ async def _send_all(share: Share, requests: Sequence[bytes]) -> _Part:
                     return
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(share.in_flight):
-                group.create_task(one_after_the_other())
+            for number in range(share.in_flight):
+                group.create_task(one_after_the_other(calls[number % len(calls)]))
         part = _Part(begun, time.monotonic(), latencies)
     for answer in answers:
         share.batches.check(answer)
     return part
+
+
+async def _connected(share: Share, stack: AsyncExitStack) -> _Call:
+    """Return the RPC over a connection of its own, which channels to the same endpoint would share by default."""
+    options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(share.endpoint, options=options))
+    await channel.channel_ready()
+    # No serialisers: what is given is what is sent, and bytes come back.
+    return channel.unary_unary(share.batches.path)

@@ -8,8 +8,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gridwright.auth.result_writers import ResultWriters
 from gridwright.digest import DigestFunction
 from gridwright.errors import UnknownInstance
+from gridwright.quantities import ByteBound
 
 #: Words that delimit resource names, so no segment of an instance name may be one (checklist INS-03).
 RESERVED_SEGMENTS = frozenset(
@@ -60,6 +62,25 @@ class InstanceSettings(BaseModel):
     execution: bool = True
     """Whether actions can be executed, or only cached."""
 
+    result_writers: ResultWriters = ResultWriters.WRITERS
+    """Who may write the action cache: `scheduler` (only what the grid itself has run), `writers` (also callers with the
+    role writer), `anyone` (also all who may read)."""
+
+    strict_results: bool = False
+    """Whether a result is taken only while its action, its command and all outputs are in the CAS."""
+
+    read_only: bool = False
+    """Whether clients can only read: no uploads, and no results of theirs. Such an instance executes nothing."""
+
+    max_blob_bytes: ByteBound = 0
+    """The largest blob that clients may upload (0: any). Larger ones that are there already can still be read."""
+
+    @model_validator(mode="after")
+    def _what_only_reads_does_not_execute(self) -> Self:
+        if self.read_only and self.execution:
+            raise ValueError("a read-only instance cannot keep what actions make: write execution: false beside it")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -69,6 +90,11 @@ class Instance:
     storage: str
     digest_functions: tuple[DigestFunction, ...]
     execution: bool
+    result_writers: ResultWriters
+    strict_results: bool
+    read_only: bool
+    #: The largest blob that may be uploaded; 0: any (checklist CAP-19).
+    max_blob_bytes: int
     #: The function meant by a hash of this length when the request names none (checklist DIG-05, 06).
     by_hash_length: dict[int, DigestFunction]
 
@@ -82,6 +108,10 @@ class Instance:
             storage=settings.name if settings.storage is None else settings.storage,
             digest_functions=settings.digest_functions,
             execution=settings.execution,
+            result_writers=ResultWriters.SCHEDULER if settings.read_only else settings.result_writers,
+            strict_results=settings.strict_results,
+            read_only=settings.read_only,
+            max_blob_bytes=settings.max_blob_bytes,
             by_hash_length=by_hash_length,
         )
 

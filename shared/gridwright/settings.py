@@ -2,7 +2,8 @@
 
 Each service reads the same file. It takes ``instances``, ``stores``, ``endpoints``, ``auth`` and
 ``log``, which mean the same to all, and its own section; the sections of other services are left
-to them. ``GRIDWRIGHT_CAS__LISTEN=127.0.0.1:50071`` sets ``cas.listen``.
+to them. ``GRIDWRIGHT_CAS__LISTEN=127.0.0.1:50071`` sets ``cas.listen``, and
+``GRIDWRIGHT_INSTANCES='[{name: main}, {name: team/a}]'`` the instances.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 from gridwright.errors import ConfigurationError
 from gridwright.instances import InstancesSettings
 from gridwright.sections import Section
-from gridwright.store_settings.named_stores import NamedStores, Root, Use
+from gridwright.store_settings.named_stores import Fault, NamedStores, Root, Use
 from gridwright.store_settings.store import NamedStoreSettings, StoreSettings
 from gridwright.telemetry.logging import LogFormat
 
@@ -29,6 +30,9 @@ SERVICE_SECTIONS = ("cas", "actioncache", "scheduler", "worker", "gateway")
 #: What the services keep that have a `store`.
 _USES = {"cas": Use.BLOBS, "actioncache": Use.RESULTS}
 ENVIRONMENT_PREFIX = "GRIDWRIGHT_"
+#: The keys beside the sections. An environment variable sets one of them as a whole; other variables without a `__`
+#: are no settings, as container platforms make their own from the names of services.
+_LISTS = ("instances", "stores")
 #: How many actions one worker may run at once; the scheduler refuses a worker that says more.
 MAX_SLOTS = 1_000
 
@@ -117,6 +121,10 @@ class AuthSettings(Section):
     trust_network: bool = False
     """Whether callers from other machines have the rights that this machine's have; for a private network only."""
 
+    local_operators: bool = False
+    """Whether those who need not say who they are may also operate the grid, as with `gridwright ac purge`. Whoever
+    reaches the gateway is one of them."""
+
 
 class ServerSettings(Section):
     """What the section of every service has."""
@@ -153,6 +161,10 @@ class GridSettings(InstancesSettings):
         """The stores of this service; a service that has some says so."""
         return ()
 
+    def own_faults(self) -> Iterator[Fault]:
+        """Yield what makes no sense together, where each key and each composition by itself does."""
+        yield from ()
+
 
 S = TypeVar("S", bound=GridSettings)
 
@@ -166,8 +178,9 @@ def load_settings(model: type[S], *, path: Path | None, environ: Mapping[str, st
     source = str(path) if path else "the environment"
     data = _read_file(path) if path else {}
     for name, value in sorted(environ.items()):
-        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
-            _set(data, name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), value, name)
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name.startswith(ENVIRONMENT_PREFIX) and ("__" in key or key in _LISTS):
+            _set(data, key.split("__"), value, name)
     return validate_settings(model, data, source=source)
 
 
@@ -176,7 +189,7 @@ def validate_settings(model: type[S], data: Mapping[str, Any], *, source: str) -
 
     Raises:
         ConfigurationError: naming each key that is unknown or whose value is bad, and each composition of stores
-            that makes no sense.
+            and keys that make no sense.
     """
     others = {name for name in SERVICE_SECTIONS if name not in model.model_fields}
     try:
@@ -185,7 +198,7 @@ def validate_settings(model: type[S], data: Mapping[str, Any], *, source: str) -
         faults = [(_path(fault["loc"], data), _explain(fault)) for fault in error.errors(include_url=False)]
     else:
         neighbours = [root for name in others for root in _store_root(name, data.get(name))]
-        faults = [*NamedStores(settings.stores).faults(settings.store_roots, neighbours)]
+        faults = [*NamedStores(settings.stores).faults(settings.store_roots, neighbours)] or [*settings.own_faults()]
         if not faults:
             return settings
     lines = [f"{path}: {message}" for path, message in faults]

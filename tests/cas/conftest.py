@@ -56,4 +56,4 @@ async def cas(stores: dict[str, BlobStore]) -> AsyncIterator[CasWire]:
         drain_seconds=0.5,
     )
     async with serving(servicers, options) as (port,), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield CasWire(channel)
+        yield CasWire(channel, f"127.0.0.1:{port}")

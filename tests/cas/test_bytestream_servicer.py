@@ -19,6 +19,7 @@ from gridwright.protos.google.bytestream.bytestream_rpc import READ
 from gridwright.testing.broken_store import BrokenStore
 from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright.wire.resource_names import read_name, write_name
+from gridwright_cas.servicers.compression.compressors import BY_NAME
 from tests.cas.wire import CasWire, detail, failure, write_requests
 
 SHA256 = DigestFunction.SHA256
@@ -110,14 +111,51 @@ async def test_a_store_that_does_not_answer_is_unavailable(cas: CasWire, stores:
     await failure(cas.query(write_name("main", digest)), grpc.StatusCode.UNAVAILABLE)
 
 
-@pytest.mark.parametrize("compressor", ["zstd", "deflate", "brotli"])
+@pytest.mark.parametrize("compressor", ["identity", "lz4", "ZSTD"])
 async def test_a_compressor_that_is_not_offered_is_refused(cas: CasWire, compressor: str) -> None:
-    """BSN-07."""
+    """BSN-06, BSN-07."""
     digest, requests = upload(b"hello")
     requests[0].resource_name = f"main/uploads/{uuid4()}/compressed-blobs/{compressor}/{digest}"
-    assert compressor in (await failure(cas.write(requests), INVALID)).message
+    await failure(cas.write(requests), INVALID)
     await failure(cas.read(f"main/compressed-blobs/{compressor}/{digest}"), INVALID)
     await failure(cas.query(requests[0].resource_name), INVALID)
+
+
+@pytest.mark.parametrize("compressor", sorted(BY_NAME))
+@pytest.mark.parametrize("offset", [0, 1, 2 * CHUNK_BYTES])
+async def test_a_blob_is_written_and_read_compressed(cas: CasWire, compressor: str, offset: int) -> None:
+    """BSR-09, BSW-14."""
+    data = os.urandom(CHUNK_BYTES) * 3
+    digest = SHA256.digest(data)
+    encoder, decoder = BY_NAME[compressor].encoder(), BY_NAME[compressor].decoder()
+    sent = encoder.encode(data) + encoder.finish()
+    assert await cas.write(write_requests(f"main/uploads/u/compressed-blobs/{compressor}/{digest}", sent)) == len(sent)
+    read = b"".join(await cas.read(f"main/compressed-blobs/{compressor}/{digest}", read_offset=offset))
+    assert b"".join(decoder.decode(read)) == data[offset:]
+    await failure(cas.read(f"main/compressed-blobs/{compressor}/{digest}", read_limit=1), INVALID)
+
+
+@pytest.mark.parametrize("compressor", sorted(BY_NAME))
+async def test_a_decompression_bomb_is_refused_early(cas: CasWire, compressor: str) -> None:
+    """CMP-07: what is beyond the size never comes into being."""
+    encoder = BY_NAME[compressor].encoder()
+    bomb = encoder.encode(bytes(64 * CHUNK_BYTES)) + encoder.finish()
+    digest = SHA256.digest(b"0123456789")
+    requests = write_requests(f"main/uploads/u/compressed-blobs/{compressor}/{digest}", bomb)
+    assert "more than 10 bytes" in (await failure(cas.write(requests), INVALID)).message
+
+
+async def test_a_client_that_compares_sizes_hears_the_size(cas: CasWire) -> None:
+    """BSW-12, BSW-14: reclient and siso."""
+    data = bytes(1000)
+    name = f"main/uploads/u/compressed-blobs/zstd/{SHA256.digest(data)}"
+    encoder = BY_NAME["zstd"].encoder()
+    requests = write_requests(name, encoder.encode(data))
+    async with grpc.aio.insecure_channel(cas.address, options=[("grpc.primary_user_agent", "grpc-go/1.60")]) as channel:
+        go = CasWire(channel, cas.address)
+        assert await go.write(requests) == 1000
+        assert await go.write(requests) == 1000
+    assert await cas.write(requests) == -1
 
 
 @pytest.mark.parametrize(
@@ -216,7 +254,8 @@ async def test_a_message_after_finish_write_is_refused(cas: CasWire) -> None:
 async def test_an_upload_that_stands_still_is_given_up(
     cas: CasWire, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridwright_cas.servicers.bytestream._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("gridwright_cas.servicers.upload_messages._IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("gridwright_cas.servicers.upload_messages._PAUSE_SECONDS", 0.1)
     data = os.urandom(2 * CHUNK_BYTES)
     call = cas.open_write()
     await call.write(write_requests(write_name("main", SHA256.digest(data)), data)[0])

@@ -6,17 +6,24 @@ import os
 
 import grpc
 import pytest
+import zstandard
 from google.rpc import code_pb2, error_details_pb2
 
+from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import BlobStore, read_blob, write_blob
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_rpc as rpc
 from gridwright.testing.broken_store import BrokenStore
+from gridwright.testing.counting_store import CountingStore
 from gridwright.wire.digests import digest_message
 from gridwright.wire.limits import MAX_BATCH_BYTES
+from gridwright_cas.servicers.compression.unpacking import MAX_UNPACKED_BYTES
 from gridwright_cas.stores import trees
+from gridwright_cas.stores.codecs import ZstdCodec
+from gridwright_cas.stores.compressed import CompressedStore
+from gridwright_cas.stores.verified import VerifiedStore
 from tests.cas.wire import CasWire, detail, failure
 
 SHA256 = DigestFunction.SHA256
@@ -173,19 +180,93 @@ async def test_empty_batches_are_answered(cas: CasWire) -> None:
     assert await cas.batch_read([]) == []
 
 
+def packed(
+    digest: Digest, data: bytes, compressor: pb.Compressor.Value = pb.Compressor.ZSTD
+) -> pb.BatchUpdateBlobsRequest.Request:
+    return pb.BatchUpdateBlobsRequest.Request(digest=digest_message(digest), data=data, compressor=compressor)
+
+
 async def test_a_compressor_that_is_not_offered_fails_its_entry(cas: CasWire) -> None:
     """BUB-07, BRB-04, BRB-05."""
     blobs = some_blobs(2)
     (digest, data), (other, other_data) = blobs.items()
-    requests = [
-        pb.BatchUpdateBlobsRequest.Request(digest=digest_message(digest), data=data, compressor=pb.Compressor.ZSTD),
-        pb.BatchUpdateBlobsRequest.Request(digest=digest_message(other), data=other_data),
-    ]
-    request = pb.BatchUpdateBlobsRequest(instance_name="main", requests=requests)
-    answer = await cas.call(rpc.BATCH_UPDATE_BLOBS, request)
-    assert codes(list(answer.responses)) == [code_pb2.INVALID_ARGUMENT, 0]
-    (response,) = await cas.batch_read([other], acceptable_compressors=[pb.Compressor.ZSTD, 77])
+    unknown = packed(digest, data)
+    unknown.compressor = 77  # type: ignore[assignment]
+    answer = await cas.batch_update_entries([unknown, packed(other, other_data, pb.Compressor.IDENTITY)])
+    assert codes(answer) == [code_pb2.INVALID_ARGUMENT, 0]
+    assert "ZSTD" in answer[0].status.message
+    (response,) = await cas.batch_read([other], acceptable_compressors=[77])
     assert (response.compressor, response.data) == (pb.Compressor.IDENTITY, other_data)
+
+
+async def test_compressed_entries_succeed_and_fail_each_for_itself(cas: CasWire, stores: Stores) -> None:
+    """BUB-01, BUB-08, CMP-05 to CMP-07."""
+    blobs = [bytes(50_000) + os.urandom(8) for _ in range(4)]
+    digests = [SHA256.digest(blob) for blob in blobs]
+    frames = [zstandard.compress(blob) for blob in blobs]
+    answer = await cas.batch_update_entries(
+        [
+            packed(digests[0], frames[0]),
+            packed(digests[1]._replace(size_bytes=10), frames[1]),
+            packed(digests[2], frames[2][:-1]),
+            packed(digests[3], frames[3]),
+            packed(SHA256.digest(b"x"), frames[0]),
+            packed(digests[0], frames[0]),
+        ]
+    )
+    assert codes(answer) == [0, 3, 3, 0, 3, 0]
+    assert [await read_blob(stores["main"], digest) for digest in (digests[0], digests[3])] == [blobs[0], blobs[3]]
+
+
+async def test_what_a_batch_unpacks_to_is_bounded(cas: CasWire) -> None:
+    """CMP-07: what is beyond the bound is refused before it is unpacked, the rest is taken."""
+    size = MAX_UNPACKED_BYTES // 2
+    blobs = [os.urandom(8) + bytes(size - 8) for _ in range(3)]
+    entries = [packed(SHA256.digest(blob), zstandard.compress(blob)) for blob in blobs]
+    answer = await cas.batch_update_entries(entries)
+    assert codes(answer) == [0, 0, code_pb2.INVALID_ARGUMENT]
+    assert "ByteStream" in answer[2].status.message
+
+
+async def test_what_shrinks_is_read_in_zstd_by_who_takes_it(cas: CasWire, stores: Stores) -> None:
+    """BRB-04."""
+    blobs = [bytes(10_000) + os.urandom(8), os.urandom(10_000), b"short", bytes(2_000_000)]
+    for blob in blobs:
+        await write_blob(stores["main"], SHA256.digest(blob), blob)
+    answer = await cas.batch_read(map(SHA256.digest, blobs), acceptable_compressors=[pb.Compressor.ZSTD])
+    assert [one.compressor for one in answer] == [1, 0, 0, 1]
+    assert [zstandard.decompress(one.data) if one.compressor else one.data for one in answer] == blobs
+
+
+async def test_frames_that_are_kept_are_sent_as_they_are(cas: CasWire, stores: Stores) -> None:
+    inner = MemoryStore(max_bytes=2**24)
+    stores["main"] = VerifiedStore(CompressedStore(inner, ZstdCodec(level=19)))
+    blob = b"".join(b"line %d\n" % number for number in range(1000))
+    digest = SHA256.digest(blob)
+    await write_blob(stores["main"], digest, blob)
+    (answer,) = await cas.batch_read([digest], acceptable_compressors=[pb.Compressor.ZSTD])
+    assert answer.data == await read_blob(inner, digest)
+
+
+async def test_a_batch_is_one_call_of_the_store(cas: CasWire, stores: Stores) -> None:
+    counted = stores["main"] = CountingStore(stores["main"])
+    blobs = {SHA256.digest(data): data for data in (bytes(100) + os.urandom(8) for _ in range(50))}
+    await cas.batch_update(blobs.items())
+    await cas.batch_update_entries([packed(digest, zstandard.compress(data)) for digest, data in blobs.items()])
+    await cas.find_missing(blobs)
+    await cas.batch_read(blobs)
+    await cas.batch_read(blobs, acceptable_compressors=[pb.Compressor.ZSTD])
+    assert counted.calls == {"put_many": 2, "missing": 1, "get_many": 2}
+
+
+async def test_a_tree_is_one_call_of_the_store_for_each_level(cas: CasWire, stores: Stores, tree: Tree) -> None:
+    """GT-11: forty levels of two references each are forty-one directories."""
+    top = await tree.add(files=1)
+    for _ in range(40):
+        top = await tree.add(top, top)
+    counted = stores["main"] = CountingStore(stores["main"])
+    assert len(sent(await cas.get_tree(top))) == 41
+    assert counted.calls == {"get_many": 41}
 
 
 async def test_a_full_store_fails_the_entry(cas: CasWire, stores: Stores) -> None:

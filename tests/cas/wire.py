@@ -28,8 +28,9 @@ Headers = Sequence[tuple[str, str]]
 class CasWire:
     """A channel with the message limits that clients have by default, and the RPCs of the CAS on it."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str = "") -> None:
         self.channel = channel
+        self.address = address
 
     async def call(self, method: Method[Any, M], request: Message, headers: Headers = ()) -> M:
         """Make a unary call."""
@@ -46,6 +47,11 @@ class CasWire:
         self, entries: Iterable[tuple[Digest, bytes]], instance: str = "main", **fields: Any
     ) -> list[pb.BatchUpdateBlobsResponse.Response]:
         requests = [pb.BatchUpdateBlobsRequest.Request(digest=digest_message(one), data=data) for one, data in entries]
+        return await self.batch_update_entries(requests, instance, **fields)
+
+    async def batch_update_entries(
+        self, requests: Iterable[pb.BatchUpdateBlobsRequest.Request], instance: str = "main", **fields: Any
+    ) -> list[pb.BatchUpdateBlobsResponse.Response]:
         request = pb.BatchUpdateBlobsRequest(instance_name=instance, requests=requests, **fields)
         return list((await self.call(rpc.BATCH_UPDATE_BLOBS, request)).responses)
 

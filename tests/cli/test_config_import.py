@@ -20,6 +20,14 @@ WITH_STORE = """{{
   servers: [{{listener: {{http: {{socket_address: "127.0.0.1:50051"}}}}, services: {{cas: [{{cas_store: "S"}}]}}}}],
 }}"""
 
+WITH_RESULTS = """{{
+  stores: [{{name: "S", {store}}}, {{name: "C", memory: {{eviction_policy: {{max_count: 9}}}}}}],
+  servers: [{{
+    listener: {{http: {{socket_address: "127.0.0.1:50051"}}}},
+    services: {{cas: [{{cas_store: "C"}}], ac: [{{ac_store: "S"}}]}},
+  }}],
+}}"""
+
 
 def imported(text: str, tmp_path: Path, environ: Mapping[str, str] | None = None) -> tuple[dict[str, Any], Findings]:
     (tmp_path / "nativelink.json5").write_text(text)
@@ -30,6 +38,12 @@ def imported(text: str, tmp_path: Path, environ: Mapping[str, str] | None = None
 
 def store(text: str, tmp_path: Path, environ: Mapping[str, str] | None = None) -> tuple[dict[str, Any], Findings]:
     settings, findings = imported(WITH_STORE.format(store=text), tmp_path, environ)
+    return settings["stores"][0], findings
+
+
+def results(text: str, tmp_path: Path) -> tuple[dict[str, Any], Findings]:
+    """Return *text*, a store of action results, in our words."""
+    settings, findings = imported(WITH_RESULTS.format(store=text), tmp_path)
     return settings["stores"][0], findings
 
 
@@ -59,8 +73,6 @@ def test_all_that_was_ignored_or_changed_is_listed_with_its_path(tmp_path: Path)
         "endpoints.scheduler",
         "servers.2.services.health: changed: each service has /healthz and /readyz at its own address `admin`",
         "stores.CAS_MAIN_STORE.existence_cache: changed: it had no bound, and remembers at most 2,000,000 blobs now",
-        "schedulers.MAIN_SCHEDULER.simple.supported_platform_properties (cpu_count, OSFamily): changed: a worker "
-        "without such a property may run the action, too",
     ):
         assert note in findings.notes
     assert sum("auth: trust_network is on" in note for note in findings.notes) == 1
@@ -119,12 +131,46 @@ def test_counted_caches_become_metered_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("redis", "url"),
+    [
+        ("addresses: ['redis://u:p@r:6379/2'], mode: 'standard'", "redis://u:p@r:6379/2"),
+        ("addresses: ['rediss://r']", "rediss://r"),
+        ("addresses: ['redis://a:1', 'redis://b:2'], mode: 'cluster'", "redis+cluster://a:1,b:2"),
+        ("addresses: ['redis-cluster://:p@a:1?node=b:2&node=c:3']", "redis+cluster://:p@a:1,b:2,c:3"),
+        ("addresses: ['redis+sentinel://a:1/?sentinelServiceName=m'], mode: 'sentinel'", "redis+sentinel://a:1/m"),
+        ("addresses: ['redis-sentinel://a:1/3?node=b:2']", "redis+sentinel://a:1,b:2/master/3"),
+    ],
+)
+def test_a_redis_keeps_its_address(redis: str, url: str, tmp_path: Path) -> None:
+    one, findings = results(
+        f"redis_store: {{{redis}, key_prefix: 'n', key_ttl_s: 60, command_timeout_ms: 9}}", tmp_path
+    )
+    assert findings.faults == []
+    assert one == {"name": "S", "redis": {"url": url, "key_prefix": "n", "expire_seconds": 60}}
+    assert any(note.startswith("stores.S.redis_store.command_timeout_ms: ignored: ") for note in findings.notes)
+
+
+@pytest.mark.parametrize(
+    ("redis", "fault"),
+    [
+        ("mode: 'standard'", "stores.S.redis_store.addresses: required, and not given"),
+        ("addresses: ['http://r']", "stores.S.redis_store.addresses: the scheme 'http' is not known"),
+        ("addresses: ['redis://a', 'redis://b']", "stores.S.redis_store.addresses: there are several servers"),
+    ],
+)
+def test_a_redis_without_an_address_is_named(redis: str, fault: str, tmp_path: Path) -> None:
+    _, findings = results(f"redis_store: {{{redis}}}", tmp_path)
+    assert any(found.startswith(fault) for found in findings.faults), findings.faults
+
+
+@pytest.mark.parametrize(
     ("text", "fault"),
     [
+        ("redis_store: {addresses: ['redis://r']}", "stores.S.redis: is not for blobs; write segments"),
         ("dedup: {}", "stores.S.dedup: is not offered; write its content_store in its place"),
         (
             "read_only: {backend: {shard: {stores: []}}}",
-            "stores.S.read_only: is no store that is known; known are: memory, filesystem, grpc, noop, ref_store, ",
+            "stores.S.read_only: is no store that is known; known are: memory, filesystem, redis_store, grpc, noop, ",
         ),
         (
             "size_partitioning: {size: 1, lower_store: {shard: {}}, upper_store: {disk: {}}}",

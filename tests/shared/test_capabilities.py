@@ -13,6 +13,7 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
 from gridwright.wire.capabilities import CapabilitiesServicer, server_capabilities
 from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.limits import MAX_RECEIVE_BYTES
+from gridwright.wire.upload_rights import refuse_too_large
 
 MAIN = InstanceSettings(name="main")
 CACHE_ONLY = InstanceSettings(name="main/cache", execution=False)
@@ -94,6 +95,12 @@ def test_updates_of_the_action_cache_are_enabled_for_who_may_write() -> None:
     assert not reader.cache_capabilities.action_cache_update_capabilities.update_enabled
 
 
+def test_nobody_writes_to_a_read_only_instance() -> None:
+    """CAP-13."""
+    frozen = InstanceSettings(name="frozen", read_only=True, execution=False)
+    assert not of(frozen).cache_capabilities.action_cache_update_capabilities.update_enabled
+
+
 def test_a_batch_of_the_largest_size_fits_in_a_message_of_a_client_with_defaults() -> None:
     """CAP-14, CAP-15."""
     limit = of(MAIN).cache_capabilities.max_batch_total_size_bytes
@@ -108,19 +115,43 @@ def test_absolute_symlinks_have_a_strategy() -> None:
 
 
 def test_what_is_not_offered_yet_is_not_announced() -> None:
-    """CAP-17, CAP-18, CAP-21, CAP-24: each is announced by the change that makes it work."""
+    """CAP-21, CAP-24: each is announced by the change that makes it work."""
     cache = of(MAIN).cache_capabilities
-    assert not cache.supported_compressors
-    assert not cache.supported_batch_update_compressors
     assert not cache.split_blob_support
     assert not cache.splice_blob_support
     assert not cache.HasField("fast_cdc_2020_params")
     assert not cache.HasField("rep_max_cdc_params")
 
 
-def test_there_is_no_limit_on_the_size_of_a_blob() -> None:
+def test_the_limit_on_the_size_of_a_blob_is_that_of_the_instance() -> None:
     """CAP-19."""
     assert of(MAIN).cache_capabilities.max_cas_blob_size_bytes == 0
+    limited = InstanceSettings(name="limited", max_blob_bytes=100)
+    assert of(limited).cache_capabilities.max_cas_blob_size_bytes == 100
+
+
+def test_a_blob_beyond_the_limit_is_refused() -> None:
+    """CAP-19."""
+    limited = Instance.from_settings(InstanceSettings(name="limited", max_blob_bytes=100))
+    refuse_too_large(DigestFunction.SHA256.digest(bytes(100)), limited)
+    with pytest.raises(InvalidRequest, match="larger than the 100 bytes that instance 'limited' takes"):
+        refuse_too_large(DigestFunction.SHA256.digest(bytes(101)), limited)
+    refuse_too_large(DigestFunction.SHA256.digest(bytes(101)), Instance.from_settings(MAIN))
+
+
+def test_compressors_are_announced_for_streams_and_batches() -> None:
+    """CAP-17, CAP-18."""
+    cache = of(MAIN).cache_capabilities
+    offered = [pb.Compressor.ZSTD, pb.Compressor.DEFLATE, pb.Compressor.BROTLI]
+    assert list(cache.supported_compressors) == offered
+    assert list(cache.supported_batch_update_compressors) == offered
+
+
+def test_an_endpoint_without_a_cache_tells_of_execution_only() -> None:
+    """CAP-04."""
+    told = server_capabilities(Instance.from_settings(MAIN), ANONYMOUS.roles, has_cache=False)
+    assert told.HasField("execution_capabilities")
+    assert not told.HasField("cache_capabilities")
 
 
 def test_every_priority_is_accepted() -> None:
@@ -135,6 +166,6 @@ def test_every_priority_is_accepted() -> None:
 
 
 def test_who_is_nobody_in_particular_has_every_role_but_one() -> None:
-    assert ANONYMOUS.roles == frozenset(Role) - {Role.ADMIN}
+    assert ANONYMOUS.roles == frozenset(Role) - {Role.ADMIN, Role.SCHEDULER}
     assert not NOBODY.roles
     assert Identity("ann", frozenset({Role.READER})) != ANONYMOUS

@@ -87,3 +87,9 @@ def test_functions_are_written_in_lower_case_and_at_least_one() -> None:
     assert settings.digest_functions == (DigestFunction.SHA512, DigestFunction.SHA256)
     with pytest.raises(ValidationError, match="at least 1 item"):
         InstanceSettings.model_validate({"name": "a", "digest_functions": []})
+
+
+def test_a_read_only_instance_does_not_execute() -> None:
+    with pytest.raises(ValueError, match="write execution: false beside it"):
+        InstanceSettings(name="frozen", read_only=True)
+    InstanceSettings(name="frozen", read_only=True, execution=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from gridwright.wire import process_memory
 
 # What is set is the whole process's, and the tests share one.
 LARGE_MESSAGES = """
@@ -34,3 +37,22 @@ def test_a_message_takes_the_memory_of_the_one_before_it() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE_MESSAGES], capture_output=True, text=True, check=True)
     # With fresh pages each time it would be tens of thousands.
     assert int(done.stdout) < 3_000
+
+
+async def test_memory_goes_back_while_large_blobs_are_under_way_and_once_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(process_memory, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(process_memory, "give_back", lambda: loop.call_soon_threadsafe(given_back.set))
+    streams = process_memory.LargeStreams()
+    async with asyncio.timeout(10):
+        with streams.one():
+            for _ in range(2):
+                await given_back.wait()
+                given_back.clear()
+        await given_back.wait()
+
+
+def test_memory_that_nobody_uses_can_be_given_back() -> None:
+    process_memory.give_back()
+    assert process_memory.resident_bytes() > 0

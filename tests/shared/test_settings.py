@@ -134,13 +134,15 @@ def test_the_environment_wins_over_the_file(file: Path) -> None:
     environ = {
         "GRIDWRIGHT_CAS__LISTEN": "127.0.0.1:1234",
         "GRIDWRIGHT_CAS__STORE__MAX_BYTES": "2Gb",
-        "GRIDWRIGHT_INSTANCES": "ignored: it has no '__'",
+        "GRIDWRIGHT_INSTANCES": "[{name: main}, {name: team/a}]",
+        "GRIDWRIGHT_CAS_PORT": "ignored, as it has no '__': a container platform has set it",
         "GRIDWRIGHT_SCHEDULER__ANYTHING": "for another service",
         "OTHER__THING": "not ours",
     }
     settings = load(file, "cas: {listen: '127.0.0.1:1', store: {name: kept}}", environ)
     assert settings.cas.listen == "127.0.0.1:1234"
     assert settings.cas.store == Store(max_bytes=2_000_000_000, name="kept")
+    assert [instance.name for instance in settings.instances] == ["main", "team/a"]
 
 
 @pytest.mark.parametrize(

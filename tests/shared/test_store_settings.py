@@ -246,7 +246,7 @@ CASES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
     "an action cache as a CAS": (
         {"grpc": {"endpoints": [{"address": "a:1"}], "store_type": "ac"}},
         [],
-        "cas.store.grpc: store_type: an action cache elsewhere is not offered yet; write lmdb or filesystem",
+        "cas.store.grpc.store_type: is not for blobs; write cas",
     ),
     "blobs in the store of results": ({"lmdb": {}}, [], "cas.store.lmdb: is not for blobs; write segments"),
     "results checked in the CAS": (

@@ -35,6 +35,7 @@ def grid_settings(options: UpOptions) -> dict[str, Any]:
             "store": {
                 "verify": {"backend": {"segments": {"content_path": "cas", "eviction_policy": {"max_bytes": "20Gb"}}}}
             },
+            "uploads": {"spool_path": "uploads"},
         },
         "actioncache": {
             **_listeners("actioncache"),

@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from gridwright.supervision import GiveUp, after_exit, describe_exit
 from gridwright_cli.up.services import Service
-from gridwright_cli.up.supervision import GiveUp, after_exit, describe_exit
 
 #: How long a stopping service may still take once the user has asked twice.
 _HURRIED_SECONDS = 1.0

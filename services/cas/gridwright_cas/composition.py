@@ -45,6 +45,7 @@ from gridwright_cas.stores.verified import VerifiedStore
 
 if TYPE_CHECKING:
     from gridwright_cas.stores.codecs import Codec
+    from gridwright_cas.stores.segments.engine import Engine
 
 #: A CAS that restarts is back by then; the client of this one waits about a minute.
 _REMOTE_SECONDS = 10.0
@@ -71,6 +72,8 @@ class Composition:
         self._metrics = metrics
         self._stack = stack
         self._clock = SystemClock()
+        #: Of the segment stores.
+        self.engines: list[Engine] = []
         self._opened: dict[tuple[str, str], BlobStore] = {}
         #: Which storage domain has which instance of which other CAS.
         self._remote: dict[tuple[str, str], str] = {}
@@ -150,6 +153,7 @@ class Composition:
         )
         store = await self._stack.enter_async_context(opening)
         self._metrics.watch(store.engine)
+        self.engines.append(store.engine)
         return store
 
     async def _open_remote(self, settings: GrpcStoreSettings, domain: StorageDomain) -> BlobStore:

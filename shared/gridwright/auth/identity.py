@@ -19,6 +19,8 @@ class Role(StrEnum):
     """Also write the action cache."""
     EXECUTOR = "executor"
     """Also execute actions, and watch and cancel operations."""
+    SCHEDULER = "scheduler"
+    """Write the action cache also where no client may: what the grid has run itself."""
     WORKER = "worker"
     """Take leases from the Bots service."""
     ADMIN = "admin"
@@ -38,7 +40,12 @@ class Identity:
             raise PermissionDenied(f"{self.subject} lacks the role {role.value!r} that this call needs")
 
 
-#: Nobody in particular, with every role except admin: what a caller on loopback is without authentication.
-ANONYMOUS = Identity("anonymous", frozenset(Role) - {Role.ADMIN})
+#: Nobody in particular, with every role that a client can have except admin: what a caller on loopback is without
+#: authentication.
+ANONYMOUS = Identity("anonymous", frozenset(Role) - {Role.ADMIN, Role.SCHEDULER})
+#: The same where the settings let local callers operate the grid, too.
+LOCAL_OPERATOR = Identity("anonymous", ANONYMOUS.roles | {Role.ADMIN})
+#: The grid's scheduler, which calls the other services by themselves, not through the gateway.
+SCHEDULER = Identity("scheduler", frozenset({Role.READER, Role.CAS_WRITER, Role.SCHEDULER}))
 #: Nobody in particular, with no role: what a caller from elsewhere is without authentication.
 NOBODY = Identity("anonymous", frozenset())

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, S
 from typing import Protocol
 
 from gridwright.blobs.removals import RemovalListener
+from gridwright.blobs.resumable import ResumableUploads
+from gridwright.blobs.stored_frames import PlainFrames, StoredFrames
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError, OutOfRange
 
@@ -68,6 +70,22 @@ class BlobStore(Protocol):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         """Keep small blobs, each whole or not at all; return for each an error, or None."""
         ...
+
+    def resumable_uploads(self, digest: Digest) -> ResumableUploads | None:
+        """Return where an upload of *digest* can be taken up again after it broke off, if this store offers that.
+
+        It checks the bytes itself. A decorator that leaves blobs as they are forwards this; one that makes other
+        bytes of them, or copies, cannot.
+        """
+        return None
+
+    @property
+    def stored_frames(self) -> StoredFrames:
+        """The same blobs, read as they are kept.
+
+        A store that compresses them shows its frames; a decorator that changes no bytes forwards those behind it.
+        """
+        return PlainFrames(self)
 
     def on_removal(self, listener: RemovalListener) -> None:
         """Call *listener*, on the event loop, after blobs went: evicted, expired, or found corrupt.

@@ -115,7 +115,7 @@ class GrpcEndpointSettings(Section):
 
 
 class GrpcStoreSettings(Section):
-    """Another CAS, over the Remote Execution API."""
+    """Another CAS, or another action cache, over the Remote Execution API."""
 
     instance_name: InstanceName | None = None
     """The instance name to use there; by default the one that is used here."""
@@ -124,16 +124,14 @@ class GrpcStoreSettings(Section):
     """Where it listens."""
 
     store_type: Literal["cas", "ac"] = "cas"
-    """What is kept there: `cas` for blobs."""
+    """What is kept there: `cas` for blobs, `ac` for action results."""
 
     @model_validator(mode="after")
-    def _one_cas(self) -> Self:
+    def _one_endpoint(self) -> Self:
         if len(self.endpoints) != 1:
             raise ValueError(
                 "endpoints: write one; for several, a name that stands for all of them, as dns:///NAME:PORT"
             )
-        if self.store_type == "ac":
-            raise ValueError("store_type: an action cache elsewhere is not offered yet; write lmdb or filesystem")
         return self
 
 

@@ -87,6 +87,11 @@ class NamedStores:
             store = self._stores[reference.name]
         return store
 
+    def made_of(self, root: Root) -> Iterator[tuple[str, StoreSettings]]:
+        """Yield key and settings of each store in *root*, also through references; faults were looked for before."""
+        for place in self._followed(_Place(*root)):
+            yield place.key, place.store
+
     def faults(self, roots: Sequence[Root], neighbours: Sequence[Root] = ()) -> list[Fault]:
         """Return what makes no sense about these stores and the *roots*, which are stores of this service.
 
@@ -184,6 +189,8 @@ class NamedStores:
         kind = place.store.kind
         if (instead := _ELSEWHERE.get(kind, {}).get(place.use)) is not None:
             yield Fault(place.key, f"is not for {place.use}; {instead}")
+        if isinstance(place.store.variant, GrpcStoreSettings):
+            yield from _faults_of_remote(place, place.store.variant)
         if "compression" in place.above and (why := _UNDER_COMPRESSION.get(kind)) is not None:
             yield Fault(place.key, why)
         if kind == "completeness_checking":
@@ -202,8 +209,10 @@ class NamedStores:
             if served and self.target(variant.cas_store) not in served:
                 name = variant.cas_store.variant.name
                 yield Fault(key, f"{name} is not what the CAS serves; write cas.store: {{ref_store: {{name: {name}}}}}")
-        elif not isinstance(variant.cas_store.variant, GrpcStoreSettings):
+        elif not isinstance(remote := variant.cas_store.variant, GrpcStoreSettings):
             yield Fault(key, "the CAS is another service; write ref_store or grpc, or leave it to endpoints.cas")
+        elif remote.store_type != "cas":
+            yield Fault(f"{key}.grpc.store_type", "is no CAS; write cas")
 
     def _shared_stores(self, roots: Sequence[Root]) -> Iterator[Fault]:
         """Yield the stores that hold blobs for one service and results for another."""
@@ -237,11 +246,11 @@ class NamedStores:
 #: Which kinds are not for which use, and what is instead.
 _ELSEWHERE: Mapping[str, Mapping[Use | None, str]] = {
     "lmdb": {Use.BLOBS: "write segments"},
+    "redis": {Use.BLOBS: "write segments"},
     "write_once": {Use.BLOBS: "the blob of a digest is always the same; write its backend alone"},
     "expiring": {Use.BLOBS: "write eviction_policy: {max_seconds: …} in the store that keeps them"},
     "completeness_checking": {Use.BLOBS: "write it in actioncache.store"},
     "segments": {Use.RESULTS: "write lmdb or filesystem"},
-    "grpc": {Use.RESULTS: "write lmdb or filesystem"},
     "verify": {Use.RESULTS: "their digest is that of the action; write completeness_checking, or its backend alone"},
     "compression": {Use.RESULTS: "they are small; write its backend alone"},
     "existence_cache": {Use.RESULTS: "they are small, and read whenever they exist; write its backend alone"},
@@ -253,6 +262,20 @@ _UNDER_COMPRESSION: Mapping[str, str] = {
     "compression": "compresses a second time what was compressed; write it once",
     "grpc": "another CAS refuses bytes that are not those of their digest; let it compress, and write grpc without it",
 }
+
+
+def _faults_of_remote(place: _Place, remote: GrpcStoreSettings) -> Iterator[Fault]:
+    if place.use is None:
+        return
+    store_type = "ac" if place.use is Use.RESULTS else "cas"
+    if remote.store_type != store_type:
+        yield Fault(f"{place.key}.store_type", f"is not for {place.use}; write {store_type}")
+    elif store_type == "ac" and "size_partitioning" in place.above:
+        yield Fault(
+            place.key,
+            "an action cache elsewhere cannot be told to remove a result that has become larger or smaller; write "
+            "size_partitioning in its own settings",
+        )
 
 
 def _walk(place: _Place) -> Iterator[_Place]:

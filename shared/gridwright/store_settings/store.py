@@ -21,6 +21,7 @@ from gridwright.store_settings.leaves import (
     SegmentsStoreSettings,
 )
 from gridwright.store_settings.policy import EvictionPolicySettings
+from gridwright.store_settings.redis import RedisStoreSettings
 
 
 class VerifyStoreSettings(Section):
@@ -214,6 +215,7 @@ AnyStore = (
     | FilesystemStoreSettings
     | SegmentsStoreSettings
     | LmdbStoreSettings
+    | RedisStoreSettings
     | GrpcStoreSettings
     | NoopStoreSettings
     | RefStoreSettings
@@ -245,8 +247,11 @@ class StoreSettings(OneOf):
     lmdb: LmdbStoreSettings | None = None
     """Action results in LMDB."""
 
+    redis: RedisStoreSettings | None = None
+    """Action results in Redis."""
+
     grpc: GrpcStoreSettings | None = None
-    """Another CAS."""
+    """Another CAS, or another action cache."""
 
     noop: NoopStoreSettings | None = None
     """Nothing is kept."""

@@ -25,11 +25,29 @@ MetricsText = Callable[[], Awaitable[bytes]]
 _START_SECONDS = 10.0
 
 
+#: Says why a part of the process cannot do its work just now, or None; called in a thread.
+Check = Callable[[], str | None]
+
+
 class Readiness:
-    """Whether this process wants traffic: true between start and drain. Covers its own state only."""
+    """Whether this process wants traffic: between start and drain, while its parts can do their work.
+
+    Covers its own state only.
+    """
 
     def __init__(self) -> None:
         self.ready = False
+        self._checks: list[Check] = []
+
+    def watch(self, check: Check) -> None:
+        """Be unready while *check* finds something."""
+        self._checks.append(check)
+
+    def trouble(self) -> str | None:
+        """Return why this process wants no traffic, or None."""
+        if not self.ready:
+            return "starting or draining"
+        return "; ".join(filter(None, [check() for check in self._checks])) or None
 
 
 def admin_app(
@@ -50,9 +68,10 @@ def admin_app(
     @app.get("/readyz")
     async def readyz() -> Response:
         """The process wants traffic."""
-        if readiness.ready:
+        trouble = await asyncio.to_thread(readiness.trouble)
+        if trouble is None:
             return Response("ready\n", media_type="text/plain")
-        return Response("not ready: starting or draining\n", status_code=503, media_type="text/plain")
+        return Response(f"not ready: {trouble}\n", status_code=503, media_type="text/plain")
 
     @app.get("/status")
     async def show_status() -> dict[str, Any]:

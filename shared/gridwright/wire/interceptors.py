@@ -61,15 +61,22 @@ class StatusInterceptor(_Interceptor):
         unexpected = self._unexpected_codes.get(path.split("/")[1], grpc.StatusCode.INTERNAL)
 
         async def with_status(request: Any, context: Any) -> Any:
+            answering = behaviour(request, context)
+            del request  # see _forget_frames
+            failure: GridwrightError | None = None
             try:
-                return await behaviour(request, context)
+                return await answering
             except GridwrightError as error:
-                await _abort(context, error)
+                failure = error
+                _forget_frames(error)
             except (grpc.aio.AbortError, grpc.aio.UsageError):
                 raise
-            except Exception:
+            except Exception as error:
                 log.exception("rpc_failed", method=path, **_caller(context))
-                await context.abort(unexpected, "internal error; the server's log has the details")
+                _forget_frames(error)
+            if failure is not None:
+                await _abort(context, failure)
+            await context.abort(unexpected, "internal error; the server's log has the details")
 
         return with_status
 
@@ -88,7 +95,9 @@ class MetricsInterceptor(_Interceptor):
             started = time.perf_counter()
             code = "CANCELLED"
             try:
-                response = await behaviour(request, context)
+                answering = behaviour(request, context)
+                del request  # see _forget_frames
+                response = await answering
                 code = "OK"
                 return response
             except grpc.aio.AbortError:
@@ -116,6 +125,18 @@ def grpc_code_name(code: Any) -> str:
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "UNKNOWN")
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of what the functions that *error* passed through had in hand, some MiB of an upload for one.
+
+    What ``abort`` raises is kept by grpc in a cycle with its context, which is there until the garbage collector comes
+    by. Nothing that is large may be within its reach: neither the request nor the frames of the error before it.
+    """
+    seen: BaseException | None = error
+    while seen is not None and seen.__traceback__ is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
 
 
 async def _abort(context: Any, error: GridwrightError) -> None:

@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,8 @@ S = TypeVar("S", bound=GridSettings)
 
 #: Exit status for settings that cannot be used, as sysexits.h has it; a supervisor need not try again.
 EXIT_CONFIG = 78
+#: Exit status for a fault that only a new process can be without; a supervisor is to start one.
+EXIT_FAULT = 70
 
 
 class Process:
@@ -39,6 +41,15 @@ class Process:
         self.stopping = asyncio.Event()
         self.registry: CollectorRegistry = new_registry()
         self.readiness = Readiness()
+        #: Why this process ends by itself, if it does.
+        self.fault: str | None = None
+
+    def fail(self, why: str) -> None:
+        """End in good order, with an exit status that asks for a new process."""
+        if self.fault is None:
+            self.fault = why
+            log.error("this process cannot go on, and ends", why=why)
+            self.stopping.set()
 
     @asynccontextmanager
     async def admin(
@@ -67,19 +78,33 @@ def run(service: str, model: type[S], application: Application[S]) -> None:
     parser.add_argument("--check", action="store_true", help="read the settings, say what is wrong with them, and end")
     parser.add_argument("--version", action="version", version=VERSION)
     arguments = parser.parse_args()
-    try:
+    with _refusing(service):
         settings = load_settings(model, path=arguments.config, environ=os.environ)
-        if arguments.check:
-            return
-        configure_logging(service, level=settings.log.level, format_=settings.log.format)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(application, settings))
+    if not arguments.check:
+        serve(service, settings, application)
+
+
+def serve(service: str, settings: S, application: Application[S]) -> None:
+    """Run *application* with *settings* until SIGTERM or SIGINT; end this process if it fails."""
+    configure_logging(service, level=settings.log.level, format_=settings.log.format)
+    with _refusing(service), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        fault = runner.run(_run(application, settings))
+    if fault is not None:
+        sys.exit(EXIT_FAULT)
+
+
+@contextmanager
+def _refusing(service: str) -> Iterator[None]:
+    """End this process, and say why, if its settings turn out to be unusable."""
+    try:
+        yield
     except ConfigurationError as error:
         print(f"gridwright-{service}: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIG)
 
 
-async def _run(application: Application[S], settings: S) -> None:
+async def _run(application: Application[S], settings: S) -> str | None:
+    """Return why it had to end, or None if it was asked to."""
     process = Process()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,3 +116,4 @@ async def _run(application: Application[S], settings: S) -> None:
         process.readiness.ready = False
         log.info("draining")
     log.info("stopped")
+    return process.fault

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 #: So many new objects call for the youngest of them to be looked through for cycles. A batch makes thousands that go
 #: with its answer: by Python's own number, 700, a tenth of the time of FindMissingBlobs is spent looking at them.
@@ -13,8 +18,19 @@ _COLLECT_AFTER = 50_000
 #: pages, several times over, and the kernel takes as long to clear them as SHA-256 takes to hash the message.
 _RETURNED_BLOCK_BYTES = 32 * 1024 * 1024
 _KEPT_BYTES = 64 * 1024 * 1024
+#: By default each thread may have a heap of its own, up to eight for each core, and each heap keeps what it has freed:
+#: with 32 uploads and downloads at once that was 200 MB more than with two, which were as fast.
+_HEAPS = 2
+#: How often it is looked, while large blobs come and go, whether the process has grown by so much since memory was
+#: given back last. To do so takes some milliseconds of a thread, and the next messages are made of fresh pages.
+_LOOK_SECONDS = 0.5
+#: After so many looks it is done in any case.
+_LOOKS = 10
+_GROWN_BYTES = 32 * 1024 * 1024
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def suit_messages() -> None:
@@ -28,3 +44,63 @@ def suit_messages() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _RETURNED_BLOCK_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_ARENA_MAX, _HEAPS)
+
+
+class LargeStreams:
+    """Counts the streams that large blobs go through, and has memory that they used given back to the system.
+
+    What many streams have used at once lies free between what is still in use, and glibc gives none of that back by
+    itself: of 300 uploads that stood still it kept four times what they held.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        #: What the process had when memory was given back last.
+        self._trimmed_bytes = 0
+        self._looks = 0
+        self._looking: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one while the block runs."""
+        self._count += 1
+        self._look_soon()
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    def _look_soon(self) -> None:
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        is_idle = not self._count
+        self._looks += 1
+        if is_idle or self._looks >= _LOOKS or resident_bytes() - self._trimmed_bytes > _GROWN_BYTES:
+            self._looks = 0
+            asyncio.get_running_loop().run_in_executor(None, self._trim)
+        if not is_idle:
+            self._look_soon()
+
+    def _trim(self) -> None:
+        give_back()
+        self._trimmed_bytes = resident_bytes()
+
+
+def give_back() -> None:
+    """Give the memory that nobody uses back to the system; with glibc, elsewhere nothing is done."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has of its own; 0 where the system does not tell."""
+    try:
+        resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES

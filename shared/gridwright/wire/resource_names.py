@@ -12,6 +12,8 @@ from gridwright.wire.digests import digest_function, make_digest
 
 #: The compressors whose names may stand in a resource name, as REAPI spells them.
 COMPRESSORS = frozenset({"zstd", "deflate", "brotli"})
+#: What ``BlobName.compressor`` is where there is none.
+IDENTITY = "identity"
 #: Functions whose name must, or may, stand in a resource name before the hash.
 _FUNCTION_SEGMENTS = {function.name.lower(): function for function in DigestFunction}
 
@@ -23,7 +25,7 @@ class BlobName:
     instance: Instance
     digest: Digest
     #: "identity", "zstd", "deflate" or "brotli": how the bytes on the wire are compressed.
-    compressor: str = "identity"
+    compressor: str = IDENTITY
     #: The client's id of this upload; None in the name of a read.
     upload_id: str | None = None
 
@@ -88,7 +90,7 @@ def _parse_blob(
     if instance_segments and not all(instance_segments):
         raise InvalidResourceName(name, "empty segment in the instance name")
     instance = instances["/".join(instance_segments)]
-    compressor = "identity"
+    compressor = IDENTITY
     rest = segments[1:]
     if segments[0] == "compressed-blobs":
         if not rest or rest[0] not in COMPRESSORS:

@@ -28,8 +28,6 @@ from gridwright.wire.serving import Servicer, generic_handler
 _MAX_METADATA_BYTES = 64 * 1024
 
 _OPTIONS = (
-    # Two servers on one port would otherwise both start, and share the connections silently.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
@@ -37,6 +35,11 @@ _OPTIONS = (
     # A burst waits its turn: by default, some of what is beyond a thousand calls not yet looked at is CANCELLED.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    # What comes faster than it is read waits in the server's memory, for each stream: by its own measure gRPC lets that
+    # be several MiB where the network is fast. So much is enough for 250 MB/s where an answer takes a millisecond.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
+    ("grpc.experimental.tcp_max_read_chunk_size", 256 * 1024),
     # Clients ping every 10 s, also without calls (GRP-08); the default is to hang up on them.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -54,6 +57,8 @@ class ServerOptions:
     authenticator: Authenticator
     registry: CollectorRegistry
     drain_seconds: float = 10.0
+    #: Whether other servers listen on the same TCP port, which somebody has reserved for all of them.
+    share_port: bool = False
     #: What callers of these services hear when something unexpected is raised; INTERNAL elsewhere.
     unexpected_codes: Mapping[str, grpc.StatusCode] = field(default_factory=dict)
 
@@ -72,7 +77,8 @@ async def serving(servicers: Sequence[Servicer], options: ServerOptions) -> Asyn
     suit_messages()
     server = grpc.aio.server(
         interceptors=[MetricsInterceptor(RpcMetrics(options.registry)), StatusInterceptor(options.unexpected_codes)],
-        options=_OPTIONS,
+        # Without this, two servers on one port would both start, and share the connections silently.
+        options=[*_OPTIONS, ("grpc.so_reuseport", int(options.share_port))],
     )
     server.add_generic_rpc_handlers([generic_handler(one, options.authenticator) for one in servicers])
     health = health_aio.HealthServicer()

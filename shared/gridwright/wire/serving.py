@@ -45,12 +45,13 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
         )
 
     # Decoded here and not by grpc, which answers bytes that are no message with UNKNOWN.
-    decoded = _decoded_stream if method.client_streaming else _decoded
+    def decoded(request: Any, context: Any) -> Any:
+        return _decoded_stream(method, context) if method.client_streaming else _decoded(method, request)
 
     async def unary(request: Any, context: Any) -> Any:
         call = open_call(context)
         try:
-            return await answer(decoded(method, request), call)
+            return await answer(decoded(request, context), call)
         finally:
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)
@@ -58,7 +59,7 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
     async def stream(request: Any, context: Any) -> None:
         call = open_call(context)
         try:
-            async with aclosing(answer(decoded(method, request), call)) as responses:
+            async with aclosing(answer(decoded(request, context), call)) as responses:
                 async for response in responses:
                     await _write(context, response)
         finally:
@@ -98,6 +99,12 @@ def _decoded(method: Method[Any, Any], data: bytes) -> Any:
         raise InvalidRequest(f"the request is no {method.request.DESCRIPTOR.full_name} message") from None
 
 
-async def _decoded_stream(method: Method[Any, Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    async for data in requests:
-        yield _decoded(method, data)
+async def _decoded_stream(method: Method[Any, Any], context: Any) -> AsyncIterator[Any]:
+    """Yield what comes, and keep nothing of it while the next message is awaited, perhaps for long.
+
+    The iterator that grpc has for this keeps the last one, which may be of some MiB.
+    """
+    while (data := await context.read()) is not grpc.aio.EOF:
+        held = [_decoded(method, data)]
+        del data
+        yield held.pop()

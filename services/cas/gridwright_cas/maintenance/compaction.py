@@ -149,4 +149,6 @@ class Compaction:
     def _scanned(self, segment: int) -> Iterator[Record]:
         """Yield the records of blobs in a segment, up to the first that is damaged."""
         with disk_errors():
-            yield from self._directory.engine.directory.blobs_in(segment)
+            for record in self._directory.engine.directory.records_in(segment):
+                if record.kind is Kind.BLOB:
+                    yield record

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Mapping
 
 from gridwright.auth.identity import Role
 from gridwright.blobs.store import BlobStore
-from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import DigestMismatch, GridwrightError, InvalidRequest, Unimplemented
+from gridwright.blobs.stored_frames import ZstdFrames
+from gridwright.digest import Digest
+from gridwright.errors import GridwrightError, InvalidRequest, Unimplemented
 from gridwright.instances import Instance, Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ContentAddressableStorage
 from gridwright.wire.call import Call
-from gridwright.wire.digests import child_digest, make_digest, read_digest, read_digests, read_sound_digests
+from gridwright.wire.digests import child_digest, read_digest, read_digests
 from gridwright.wire.limits import MAX_BATCH_BYTES
 from gridwright.wire.statuses import status_message
+from gridwright.wire.upload_rights import require_upload_right
+from gridwright_cas.servicers.batch_entries import read_entries, unpacked_bytes
+from gridwright_cas.servicers.compression.unpacking import UnpackingRoom
+from gridwright_cas.servicers.compression.whole_blobs import in_zstd
+from gridwright_cas.servicers.missing_question import read_question
 from gridwright_cas.servicers.tree_pages import tree_pages
 from gridwright_cas.stores.trees import walk_tree
-
-Entry: TypeAlias = pb.BatchUpdateBlobsRequest.Request
-#: The blobs of a batch that can be kept, and for each of its entries the digest, or what is wrong with it.
-Readable: TypeAlias = tuple[dict[Digest, bytes], Sequence[Digest | GridwrightError]]
 
 
 class CasServicer(ContentAddressableStorage):
@@ -34,25 +35,30 @@ class CasServicer(ContentAddressableStorage):
     def __init__(self, instances: Instances, stores: Mapping[str, BlobStore]) -> None:
         self._instances = instances
         self._stores = stores
+        self._unpacking = UnpackingRoom()
 
     async def find_missing_blobs(self, request: pb.FindMissingBlobsRequest, call: Call) -> pb.FindMissingBlobsResponse:
         instance = self._open(request.instance_name, call, Role.READER)
+        store = self._stores[instance.storage]
+        if question := read_question(request, instance):
+            fields = question.fields_of(await store.missing(question))
+            return pb.FindMissingBlobsResponse.FromString(b"".join(fields))
         messages = list(request.blob_digests)
         digests = read_digests(messages, instance, request.digest_function, field="blob_digests")
         # Each once, in the order of the question.
         asked = dict(zip(digests, messages, strict=True))
-        missing = await self._stores[instance.storage].missing(asked.keys())
+        missing = await store.missing(asked.keys())
         answer = [message for digest, message in asked.items() if digest in missing] if missing else []
         return pb.FindMissingBlobsResponse(missing_blob_digests=answer)
 
     async def batch_update_blobs(self, request: pb.BatchUpdateBlobsRequest, call: Call) -> pb.BatchUpdateBlobsResponse:
         instance = self._open(request.instance_name, call, Role.CAS_WRITER)
         entries = list(request.requests)
+        # What comes over the wire counts, not what it unpacks to (checklist BUB-05).
         _refuse_too_much(sum([len(entry.data) for entry in entries]), "requests")
-        blobs, verdicts = _sound_entries(entries, instance, request.digest_function) or _readable_entries(
-            entries, instance, request.digest_function
-        )
-        kept = await self._stores[instance.storage].put_many(blobs) if blobs else {}
+        async with self._unpacking.taken(unpacked_bytes(entries)):
+            blobs, verdicts = await read_entries(entries, instance, request.digest_function)
+            kept = await self._stores[instance.storage].put_many(blobs) if blobs else {}
         response = pb.BatchUpdateBlobsResponse()
         add = response.responses.add
         for entry, verdict in zip(entries, verdicts, strict=True):
@@ -67,16 +73,25 @@ class CasServicer(ContentAddressableStorage):
         messages = list(request.digests)
         digests = read_digests(messages, instance, request.digest_function)
         _refuse_too_much(sum([digest.size_bytes for digest in digests]), "digests")
-        found = await self._stores[instance.storage].get_many(set(digests))
+        store = self._stores[instance.storage]
+        found: Mapping[Digest, bytes | ZstdFrames | GridwrightError]
+        if pb.Compressor.ZSTD in request.acceptable_compressors:
+            found = await in_zstd(await store.stored_frames.get_many(set(digests)))
+        else:
+            found = await store.get_many(set(digests))
         response = pb.BatchReadBlobsResponse()
         add = response.responses.add
         for message, digest in zip(messages, digests, strict=True):
             blob = found[digest]
             if isinstance(blob, GridwrightError):
                 _begin(add(), message, blob)
+                continue
+            one = add()
+            _begin(one, message, None)
+            if isinstance(blob, ZstdFrames):
+                one.data = blob.data
+                one.compressor = pb.Compressor.ZSTD
             else:
-                one = add()
-                _begin(one, message, None)
                 one.data = blob
         return response
 
@@ -97,7 +112,10 @@ class CasServicer(ContentAddressableStorage):
 
     def _open(self, name: str, call: Call, role: Role) -> Instance:
         instance = self._instances[name]
-        call.identity.require(role)
+        if role is Role.CAS_WRITER:
+            require_upload_right(call, instance)
+        else:
+            call.identity.require(role)
         return instance
 
 
@@ -130,37 +148,3 @@ def _begin(
         response.status.SetInParent()  # it is there, and its code is OK
     else:
         response.status.CopyFrom(status_message(error))
-
-
-def _sound_entries(entries: Sequence[Entry], instance: Instance, named: int) -> Readable | None:
-    """Return what ``_readable_entries`` returns, if nothing is wrong with any entry and no digest comes twice."""
-    if any([entry.compressor for entry in entries]):
-        return None
-    digests = read_sound_digests([entry.digest for entry in entries], instance, named)
-    if digests is None:
-        return None
-    blobs = dict(zip(digests, [entry.data for entry in entries], strict=True))
-    return (blobs, digests) if len(blobs) == len(digests) else None
-
-
-def _readable_entries(entries: Sequence[Entry], instance: Instance, named: int) -> Readable:
-    """Return the blobs to keep, and for each entry its blob's digest, or what is wrong with the entry."""
-    blobs: dict[Digest, bytes] = {}
-    verdicts: list[Digest | GridwrightError] = []
-    function: DigestFunction | None = None
-    for index, entry in enumerate(entries):
-        field = f"requests[{index}]"
-        try:
-            if entry.compressor != pb.Compressor.IDENTITY:
-                raise InvalidRequest(f"{field}: this server takes batches uncompressed only", field=field)
-            if function is None:
-                digest = read_digest(entry.digest, instance, named, field=f"{field}.digest")
-                function = digest.function  # of all: one request, one function (checklist DIG-10)
-            else:
-                digest = make_digest(function, entry.digest.hash, entry.digest.size_bytes, field=f"{field}.digest")
-            if blobs.setdefault(digest, entry.data) != entry.data:
-                raise DigestMismatch(f"{field}: blob {digest} comes twice in this batch, with different bytes")
-            verdicts.append(digest)
-        except InvalidRequest as error:
-            verdicts.append(error)
-    return blobs, verdicts

@@ -11,7 +11,7 @@ from gridwright.wire.varint import varint
 _KEY = bytes([pb.ReadResponse.DESCRIPTOR.fields_by_name["data"].number << 3 | 2])
 
 
-def read_response(data: bytes) -> pb.ReadResponse:
+def read_response(data: bytes | memoryview) -> pb.ReadResponse:
     """Return what is sent as ``ReadResponse(data=data)``, and can do nothing else.
 
     A message that carries a MiB is copied into protobuf's memory and out again before gRPC
@@ -24,7 +24,7 @@ def read_response(data: bytes) -> pb.ReadResponse:
 class _Encoded:
     __slots__ = ("_data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = data
 
     def SerializeToString(self) -> bytes:  # named as protobuf names it

@@ -87,6 +87,16 @@ def decompress(frame: bytes | memoryview, size_bytes: int) -> bytes:
     return block
 
 
+def is_zstd_frame(frame: bytes | memoryview, size_bytes: int) -> bool:
+    """Whether a Zstandard frame begins here that says of itself that it holds *size_bytes*."""
+    if bytes(frame[:4]) != ZstdCodec.MAGIC:
+        return False
+    try:
+        return zstandard.frame_content_size(frame) == size_bytes
+    except zstandard.ZstdError:
+        return False
+
+
 _LZ4_BLOCKS = {
     lz4.frame.BLOCKSIZE_MAX64KB: 64 * 1024,
     lz4.frame.BLOCKSIZE_MAX256KB: 256 * 1024,

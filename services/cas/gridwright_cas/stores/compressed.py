@@ -10,10 +10,12 @@ from typing import ParamSpec, TypeVar
 
 from gridwright.blobs.forwarding import ForwardingStore
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore, is_empty, part_of
+from gridwright.blobs.stored_frames import PlainFrames, StoredFrames, ZstdFrames
 from gridwright.digest import Digest
 from gridwright.errors import BlobCorrupted, DigestMismatch, GridwrightError, OutOfRange
-from gridwright_cas.stores.codecs import Codec, FrameCorrupted, decompress
+from gridwright_cas.stores.codecs import Codec, FrameCorrupted, ZstdCodec, decompress, is_zstd_frame
 from gridwright_cas.stores.seek_table import SeekTable, decode, encode, length_of_table, table_bytes
+from gridwright_cas.stores.stored_blocks import StoredBlocks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +33,8 @@ class CompressedStore(ForwardingStore):
 
     Sources, objects and logs take a third of the space or less. Any part of a blob can be
     read by decompressing the blocks that it lies in; what cannot be compressed costs little.
-    Frames have checksums: one that is damaged is ``BlobCorrupted`` before a byte of it is sent.
+    Frames have checksums: one that is damaged is ``BlobCorrupted`` before a byte of it is sent,
+    unless it is sent as it is (``stored_frames``): then who decompresses it sees that.
 
     What is stored is a stream that standard tools decompress, and names its own codec and
     block size: another *codec* is for new blobs, old ones stay readable. The store behind it
@@ -45,9 +48,16 @@ class CompressedStore(ForwardingStore):
     def __repr__(self) -> str:
         return f"<CompressedStore {self._codec!r} of {self._inner!r}>"
 
+    @property
+    def stored_frames(self) -> StoredFrames:
+        return _ZstdFramesOf(self, self._inner) if isinstance(self._codec, ZstdCodec) else PlainFrames(self)
+
     async def get(self, digest: Digest, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
-        whole = digest.size_bytes <= max(_WHOLE_BYTES, self._codec.block_bytes)
-        parts = self._get_whole(digest, offset, limit) if whole else self._get_part(digest, offset, limit)
+        parts = (
+            self._get_whole(digest, offset, limit)
+            if self.reads_whole(digest)
+            else self._get_part(digest, offset, limit)
+        )
         async with aclosing(parts) as blocks:  # type: ignore[type-var]
             async for block in blocks:
                 for begin in range(0, len(block), CHUNK_BYTES):
@@ -117,17 +127,56 @@ class CompressedStore(ForwardingStore):
         start, end = part_of(digest, len(blob), offset, limit)
         yield blob if end - start == len(blob) else blob[start:end]
 
+    def reads_whole(self, digest: Digest) -> bool:
+        """Whether the blob is read in one piece, whatever part of it is wanted."""
+        return digest.size_bytes <= max(_WHOLE_BYTES, self._codec.block_bytes)
+
+    async def stored_parts(self, digest: Digest, offset: int) -> AsyncIterator[bytes | ZstdFrames]:
+        """Yield a large blob from *offset* on: its frames where they are Zstandard's, as ``StoredFrames`` has it."""
+        table = await self._table(digest)
+        if table is None:
+            async for block in self._get_single_block(digest, offset, None):
+                yield block
+            return
+        start, end = part_of(digest, table.size_bytes, offset, None)
+        async with aclosing(self._stored_blocks(digest, table, start, end)) as groups:  # type: ignore[type-var]
+            async for stored in groups:
+                if stored.begin >= start and stored.are_zstd:
+                    yield ZstdFrames(stored.frames, stored.size_bytes)
+                else:
+                    yield await self._part_of_blocks(digest, stored, start, end)
+
     async def _get_part(self, digest: Digest, offset: int, limit: int | None) -> AsyncIterator[bytes]:
         """Yield the wanted part of a large blob from the blocks that it lies in."""
         table = await self._table(digest)
         if table is None:
-            # The one block of a store with larger blocks than ours.
-            if digest.size_bytes > _MAX_FRAME_BYTES:
-                raise BlobCorrupted(digest)
-            async for block in self._get_whole(digest, offset, limit):
+            async for block in self._get_single_block(digest, offset, limit):
                 yield block
             return
         start, end = part_of(digest, table.size_bytes, offset, limit)
+        async with aclosing(self._stored_blocks(digest, table, start, end)) as groups:  # type: ignore[type-var]
+            async for stored in groups:
+                yield await self._part_of_blocks(digest, stored, start, end)
+
+    async def _get_single_block(self, digest: Digest, offset: int, limit: int | None) -> AsyncIterator[bytes]:
+        """Yield the wanted part of a blob without a table: the one block of a store with larger blocks than ours."""
+        if digest.size_bytes > _MAX_FRAME_BYTES:
+            raise BlobCorrupted(digest)
+        async for block in self._get_whole(digest, offset, limit):
+            yield block
+
+    async def _part_of_blocks(self, digest: Digest, stored: StoredBlocks, start: int, end: int) -> bytes:
+        """Return what of a blob's bytes from *start* to *end* lies in some blocks."""
+        try:
+            part = await _computed(stored.size_bytes, stored.decompress)
+        except FrameCorrupted:
+            raise BlobCorrupted(digest) from None
+        return part[max(0, start - stored.begin) : end - stored.begin]
+
+    async def _stored_blocks(
+        self, digest: Digest, table: SeekTable, start: int, end: int
+    ) -> AsyncIterator[StoredBlocks]:
+        """Yield the blocks of a blob in which its bytes from *start* to *end* lie, about ``CHUNK_BYTES`` at a time."""
         if start >= end:
             return
         first, last = start // table.block_bytes, (end - 1) // table.block_bytes + 1
@@ -138,14 +187,9 @@ class CompressedStore(ForwardingStore):
         async with aclosing(stored) as chunks:  # type: ignore[type-var]
             sizes = (table.starts[group.stop] - table.starts[group.start] for group in groups)
             pieces = _exactly(chunks, sizes)
-            begin = first * table.block_bytes
             try:
                 for group in groups:
-                    frames = await anext(pieces)
-                    part = await _computed(at_once * table.block_bytes, _decompress_blocks, frames, table, group)
-                    cut = part[max(0, start - begin) : end - begin]
-                    begin += len(part)
-                    yield cut
+                    yield StoredBlocks(await anext(pieces), table, group)
             except (FrameCorrupted, OutOfRange):  # the table names a place beyond the end, say
                 raise BlobCorrupted(digest) from None
 
@@ -174,19 +218,54 @@ def _decompress_all(stored: Mapping[Digest, bytes | GridwrightError]) -> Mapping
 
 def _decompress_blob(stored: bytes, size_bytes: int) -> bytes:
     table = decode(stored, size_bytes)
+    return decompress(stored, size_bytes) if table is None else _all_blocks(stored, table).decompress()
+
+
+def _all_blocks(stored: bytes, table: SeekTable) -> StoredBlocks:
+    return StoredBlocks(stored, table, range(len(table.starts) - 1))
+
+
+class _ZstdFramesOf(StoredFrames):
+    """The frames of a store that keeps Zstandard; what it keeps in other ways comes decompressed."""
+
+    def __init__(self, store: CompressedStore, inner: BlobStore) -> None:
+        self._store = store
+        self._inner = inner
+
+    async def get(self, digest: Digest, *, offset: int = 0) -> AsyncIterator[bytes | ZstdFrames]:
+        if self._store.reads_whole(digest):
+            pieces = self._store.get(digest, offset=offset) if offset else self._get_whole(digest)
+        else:
+            pieces = self._store.stored_parts(digest, offset)
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
+
+    async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | ZstdFrames | GridwrightError]:
+        found: dict[Digest, bytes | ZstdFrames | GridwrightError] = {}
+        plain: dict[Digest, bytes | GridwrightError] = {}
+        for digest, stored in (await self._inner.get_many(digests)).items():
+            if isinstance(stored, bytes) and (frames := _frames_without_table(stored, digest.size_bytes)):
+                found[digest] = frames
+            else:
+                plain[digest] = stored
+        return {**found, **await _computed(sum(digest.size_bytes for digest in plain), _decompress_all, plain)}
+
+    async def _get_whole(self, digest: Digest) -> AsyncIterator[bytes | ZstdFrames]:
+        blob = (await self.get_many([digest]))[digest]
+        if isinstance(blob, GridwrightError):
+            raise blob
+        yield blob
+
+
+def _frames_without_table(stored: bytes, size_bytes: int) -> ZstdFrames | None:
+    """Return the frames of a blob, if they are Zstandard's and smaller than the blob."""
+    table = decode(stored, size_bytes)
     if table is None:
-        return decompress(stored, size_bytes)
-    return _decompress_blocks(stored, table, range(len(table.starts) - 1))
-
-
-def _decompress_blocks(frames: bytes, table: SeekTable, blocks: range) -> bytes:
-    """Return some blocks, whose frames these are."""
-    view = memoryview(frames)
-    starts, origin = table.starts, table.starts[blocks.start]
-    parts = [
-        decompress(view[starts[block] - origin : starts[block + 1] - origin], table.size_of(block)) for block in blocks
-    ]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        data = stored if is_zstd_frame(stored, size_bytes) else b""
+    else:
+        data = stored[: table.starts[-1]] if _all_blocks(stored, table).are_zstd else b""
+    return ZstdFrames(data, size_bytes) if 0 < len(data) < size_bytes else None
 
 
 def _wrong_size(digest: Digest, size_bytes: int) -> DigestMismatch:

@@ -7,7 +7,9 @@ from contextlib import aclosing, contextmanager
 
 from gridwright.blobs.eviction import EvictionOrder, EvictionPolicy
 from gridwright.blobs.forwarding import ForwardingStore
+from gridwright.blobs.resumable import ResumableUploads
 from gridwright.blobs.store import BlobStore
+from gridwright.blobs.stored_frames import StoredFrames
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import BlobNotFound, ConfigurationError, GridwrightError
@@ -77,6 +79,9 @@ class ExistenceCachedStore(ForwardingStore):
             await self._inner.put(digest, chunks)
         self._remember({digest} - gone)
 
+    def resumable_uploads(self, digest: Digest) -> ResumableUploads | None:
+        return self._inner.resumable_uploads(digest)  # what came by them is asked for, once, as anything new
+
     async def missing(self, digests: Set[Digest]) -> Set[Digest]:
         unknown = self._unknown(digests)
         if not unknown and not self._touches_are_due():
@@ -96,6 +101,10 @@ class ExistenceCachedStore(ForwardingStore):
             kept = await self._inner.put_many(blobs)
         self._remember(digest for digest, error in kept.items() if error is None and digest not in gone)
         return kept
+
+    @property
+    def stored_frames(self) -> StoredFrames:
+        return self._inner.stored_frames
 
     def _unknown(self, digests: Iterable[Digest]) -> Set[Digest]:
         """Return those of *digests* that must be asked for; note the use of those that may be asked for later."""

@@ -218,7 +218,7 @@ class FilesystemStore(BlobStore):
         async for chunk in chunks:
             pieces.append(chunk)
             size_bytes += len(chunk)
-            if size_bytes >= CHUNK_BYTES or len(pieces) >= _MAX_PIECES:
+            if size_bytes >= CHUNK_BYTES or len(pieces) >= _MAX_PIECES or not chunk:
                 await asyncio.wrap_future(writing)
                 writing = self._threads.submit(upload.write, pieces)
                 pieces, size_bytes = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Mapping
 
 from gridwright.blobs.forwarding import ForwardingStore
+from gridwright.blobs.stored_frames import StoredFrames
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError, PermissionDenied
 
@@ -29,6 +30,10 @@ class ReadOnlyStore(ForwardingStore):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         missing = await self._inner.missing(blobs.keys())
         return {digest: _refusal(digest) if digest in missing else None for digest in blobs}
+
+    @property
+    def stored_frames(self) -> StoredFrames:
+        return self._inner.stored_frames
 
 
 def _refusal(digest: Digest) -> PermissionDenied:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Collection, Mapping, Set
-from typing import TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Set
+from typing import TypeAlias, TypeVar
 
 from gridwright.blobs.removals import RemovalListener
+from gridwright.blobs.resumable import ResumableUploads
 from gridwright.blobs.store import BlobStore
+from gridwright.blobs.stored_frames import StoredFrames, ZstdFrames
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError
 
 T = TypeVar("T")
+GetMany: TypeAlias = Callable[[Collection[Digest]], Coroutine[object, object, Mapping[Digest, T | GridwrightError]]]
 
 
 class SizePartitionedStore(BlobStore):
@@ -48,16 +51,7 @@ class SizePartitionedStore(BlobStore):
         return _value(lower) | _value(upper)
 
     async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | GridwrightError]:
-        small = [digest for digest in digests if digest.size_bytes < self._size]
-        if len(small) == len(digests):
-            return await self._lower.get_many(digests)
-        if not small:
-            return await self._upper.get_many(digests)
-        large = [digest for digest in digests if digest.size_bytes >= self._size]
-        lower, upper = await asyncio.gather(
-            _settled(self._lower.get_many(small)), _settled(self._upper.get_many(large))
-        )
-        return {**_answers(small, lower), **_answers(large, upper)}
+        return await _get_many(self._size, self._lower.get_many, self._upper.get_many, digests)
 
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         small = [digest for digest in blobs if digest.size_bytes < self._size]
@@ -72,6 +66,13 @@ class SizePartitionedStore(BlobStore):
         )
         return {**_answers(small, lower), **_answers(large, upper)}
 
+    def resumable_uploads(self, digest: Digest) -> ResumableUploads | None:
+        return self._store_of(digest).resumable_uploads(digest)
+
+    @property
+    def stored_frames(self) -> StoredFrames:
+        return _PartitionedFrames(self._size, self._lower.stored_frames, self._upper.stored_frames)
+
     def on_removal(self, listener: RemovalListener) -> None:
         self._lower.on_removal(listener)
         self._upper.on_removal(listener)
@@ -82,6 +83,33 @@ class SizePartitionedStore(BlobStore):
 
     def _store_of(self, digest: Digest) -> BlobStore:
         return self._lower if digest.size_bytes < self._size else self._upper
+
+
+class _PartitionedFrames(StoredFrames):
+    def __init__(self, size: int, lower: StoredFrames, upper: StoredFrames) -> None:
+        self._size = size
+        self._lower = lower
+        self._upper = upper
+
+    def get(self, digest: Digest, *, offset: int = 0) -> AsyncIterator[bytes | ZstdFrames]:
+        half = self._lower if digest.size_bytes < self._size else self._upper
+        return half.get(digest, offset=offset)
+
+    async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | ZstdFrames | GridwrightError]:
+        return await _get_many(self._size, self._lower.get_many, self._upper.get_many, digests)
+
+
+async def _get_many(
+    size: int, lower: GetMany[T], upper: GetMany[T], digests: Collection[Digest]
+) -> Mapping[Digest, T | GridwrightError]:
+    small = [digest for digest in digests if digest.size_bytes < size]
+    if len(small) == len(digests):
+        return await lower(digests)
+    if not small:
+        return await upper(digests)
+    large = [digest for digest in digests if digest.size_bytes >= size]
+    of_lower, of_upper = await asyncio.gather(_settled(lower(small)), _settled(upper(large)))
+    return {**_answers(small, of_lower), **_answers(large, of_upper)}
 
 
 async def _settled(answer: Awaitable[T]) -> T | GridwrightError:

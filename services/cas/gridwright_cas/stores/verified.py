@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
 from gridwright.blobs.forwarding import ForwardingStore
+from gridwright.blobs.resumable import ResumableUploads
 from gridwright.blobs.store import BlobStore
+from gridwright.blobs.stored_frames import StoredFrames
 from gridwright.digest import Digest
 from gridwright.errors import DigestMismatch, GridwrightError
 
@@ -45,6 +47,9 @@ class VerifiedStore(ForwardingStore):
             chunks = _hash_verified(digest, chunks)
         await self._inner.put(digest, chunks)
 
+    def resumable_uploads(self, digest: Digest) -> ResumableUploads | None:
+        return self._inner.resumable_uploads(digest)  # which check what comes, whatever is verified here
+
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         refused = _wrong_sizes(blobs) if self._verify_size else {}
         if self._verify_hash:
@@ -54,6 +59,10 @@ class VerifiedStore(ForwardingStore):
                 refused |= await asyncio.to_thread(_wrong_hashes, blobs)
         good = {digest: blob for digest, blob in blobs.items() if digest not in refused} if refused else blobs
         return {**(await self._inner.put_many(good) if good else {}), **refused}
+
+    @property
+    def stored_frames(self) -> StoredFrames:
+        return self._inner.stored_frames
 
 
 async def _size_verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

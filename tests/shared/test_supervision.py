@@ -1,6 +1,6 @@
 import pytest
 
-from gridwright_cli.up.supervision import STEADY_SECONDS, GiveUp, Restart, after_exit, describe_exit
+from gridwright.supervision import STEADY_SECONDS, GiveUp, Restart, after_exit, describe_exit
 
 
 def test_a_killed_service_is_back_at_once() -> None:

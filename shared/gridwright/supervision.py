@@ -24,7 +24,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Stop the grid: it needs this service, and this service cannot run."""
+    """Stop all that needs it: it cannot run."""
 
 
 def after_exit(status: int, *, ran_seconds: float, deaths: int) -> Restart | GiveUp:
