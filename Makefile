@@ -5,7 +5,7 @@ VENV := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test test-clients soak check format protos lock bench clean
+.PHONY: help setup up test conformance test-clients soak check format protos lock bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,11 @@ up: setup ## Run a whole grid on this machine (ARGS="--port 50051 --data .gridwr
 	@exec $(VENV)/gridwright up $(ARGS)
 
 test: setup ## Run the tests (ARGS="-k digest")
+	@scripts/install_test_servers.sh
 	@$(VENV)/pytest --ignore=tests/clients $(ARGS)
+
+conformance: setup ## Check the protocol row by row (ARGS="--endpoint HOST:PORT --instance NAME")
+	@$(VENV)/python -m tests.conformance $(ARGS)
 
 test-clients: setup ## Run builds with the real build tools that are installed
 	@scripts/install_clients.sh

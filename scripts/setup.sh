@@ -3,6 +3,7 @@
 # it was. PYTHON=… chooses the interpreter (at least 3.11).
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
+. scripts/debian_packages.sh
 
 packages=(shared services/cas services/actioncache services/scheduler services/worker services/gateway cli)
 venv=$PWD/.venv
@@ -35,27 +36,10 @@ the_python() {
 install_venv_module() {
   local package
   package=$("$1" -c 'import sys; print(f"python3.{sys.version_info.minor}-venv")')
-  local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$package")
   [ -e /etc/debian_version ] && [ "$(readlink -f "$(command -v "$1")")" = "$(readlink -f "/usr/bin/${package%-venv}")" ] ||
     fail "$1 has no modules venv and ensurepip: install them, or choose another interpreter: make setup PYTHON=…"
   [ "$(id -u)" = 0 ] || fail "$1 cannot make virtual environments. Run: sudo apt-get install $package"
-  say "installing $package"
-  export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-  local log tries
-  log=$(mktemp)
-  for tries in {60..0}; do
-    # `update` takes a lock for which no option makes it wait; a source of the machine's that fails need not matter.
-    apt-get update -qq >"$log" 2>&1 || true
-    if "${install[@]}" -qq >>"$log" 2>&1; then
-      rm "$log"
-      return
-    fi
-    grep -q 'Could not get lock' "$log" && [ "$tries" -gt 0 ] || break
-    sleep 3
-  done
-  cat "$log" >&2
-  rm "$log"
-  fail "could not install $package. Run: apt-get update && apt-get install $package"
+  install_packages setup "$package" || exit 1
 }
 
 build() {

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gridwright.version import VERSION
+from gridwright_cli.ac.command import ac
 from gridwright_cli.capabilities import capabilities
 from gridwright_cli.cas.command import cas
 from gridwright_cli.config.command import config
@@ -41,5 +42,6 @@ app.command()(up)
 # What follows the command's name is the command's own, also what looks like an option.
 app.command(context_settings={"allow_interspersed_args": False})(execute)
 app.command()(capabilities)
+app.add_typer(ac, name="ac")
 app.add_typer(cas, name="cas")
 app.add_typer(config, name="config")

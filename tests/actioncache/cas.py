@@ -24,6 +24,7 @@ class FakeCas:
         self.blobs = MemoryStore(max_bytes=10**9)
         self.lost: set[Digest] = set()
         self.questions = 0
+        self.reads = 0
 
     @property
     def servicers(self) -> Sequence[Servicer]:
@@ -49,6 +50,7 @@ class _Storage(ContentAddressableStorage):
         )
 
     async def batch_read_blobs(self, request: pb.BatchReadBlobsRequest, call: Call) -> pb.BatchReadBlobsResponse:
+        self._cas.reads += 1
         function = DigestFunction(request.digest_function)
         response = pb.BatchReadBlobsResponse()
         for one in request.digests:
@@ -61,7 +63,12 @@ class _Storage(ContentAddressableStorage):
         return response
 
     async def batch_update_blobs(self, request: pb.BatchUpdateBlobsRequest, call: Call) -> pb.BatchUpdateBlobsResponse:
-        raise Unimplemented("the action cache does not upload")
+        function = DigestFunction(request.digest_function)
+        response = pb.BatchUpdateBlobsResponse()
+        for one in request.requests:
+            await self._cas.blobs.put_many({Digest(function, one.digest.hash, one.digest.size_bytes): one.data})
+            response.responses.add(digest=one.digest, status=status_pb2.Status())
+        return response
 
     def get_tree(self, request: pb.GetTreeRequest, call: Call) -> AsyncIterator[pb.GetTreeResponse]:
         raise Unimplemented("nor this")
@@ -84,7 +91,13 @@ class _Streams(ByteStream):
             yield bs.ReadResponse(data=chunk)
 
     async def write(self, requests: AsyncIterator[bs.WriteRequest], call: Call) -> bs.WriteResponse:
-        raise Unimplemented("the action cache does not upload")
+        name, data = "", b""
+        async for request in requests:
+            name = name or request.resource_name
+            data += request.data
+        hash_, size = name.split("/")[-2:]
+        await self._cas.blobs.put_many({Digest(DigestFunction.SHA256, hash_, int(size)): data})
+        return bs.WriteResponse(committed_size=len(data))
 
     async def query_write_status(self, request: bs.QueryWriteStatusRequest, call: Call) -> bs.QueryWriteStatusResponse:
         raise Unimplemented("nor this")

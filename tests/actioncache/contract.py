@@ -10,7 +10,9 @@ import pytest
 
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
-from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.provenance import Provenance, split_document, with_provenance
+from gridwright_actioncache.results.store import PAGE_RESULTS, ResultStore
+from gridwright_actioncache.results.verdict import Outcome
 from tests.actioncache.result_stores import BrokenResultStore, CountingResultStore, a_memory
 
 SHA256 = DigestFunction.SHA256
@@ -31,6 +33,15 @@ def a_result(size_bytes: int) -> bytes:
     length = size_bytes - 4
     varint = bytes((length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14 & 0x7F))
     return b"\x2a" + varint + os.urandom(length)
+
+
+async def walked(store: ResultStore, instance: str = "main") -> dict[Digest, bytes]:
+    """Return all that *store* says it holds of *instance*."""
+    held: dict[Digest, bytes] = {}
+    async for page in store.walk(instance):
+        assert 0 < len(page) <= PAGE_RESULTS
+        held.update(page)
+    return held
 
 
 class ResultStoreContract:
@@ -93,6 +104,46 @@ class ResultStoreContract:
         await store.remove("main", [action])
         await store.put("main", action, b"\x20\x02")
         assert await store.get_many("main", [action]) == {action: b"\x20\x02"}
+
+    async def test_where_a_result_came_from_is_kept_with_it(self, store: ResultStore) -> None:
+        action, provenance = an_action(), Provenance("ann", "writer", 1_700_000_000.5, "worker-7")
+        await store.put("main", action, with_provenance(b"\x20\x07", provenance))
+        found = await store.get_many("main", [action])
+        assert split_document(found[action]) == (b"\x20\x07", provenance)
+
+    @pytest.mark.parametrize("function", list(DigestFunction))
+    async def test_a_walk_tells_all_that_is_held_of_an_instance(
+        self, store: ResultStore, function: DigestFunction
+    ) -> None:
+        held = {an_action(function): bytes([0x20, number]) for number in range(1, 4)}
+        await asyncio.gather(*(store.put("main", action, result) for action, result in held.items()))
+        await store.put("a/b", an_action(function), b"\x20\x05")
+        assert await walked(store) == held
+        assert await walked(store, "") == {}
+
+    async def test_a_walk_comes_in_pages(self, store: ResultStore) -> None:
+        actions = [an_action() for _ in range(PAGE_RESULTS + 10)]
+        await asyncio.gather(*(store.put("main", action, b"\x20\x01") for action in actions))
+        # A store that is bounded has dropped some.
+        assert await walked(store) == await store.get_many("main", actions) != {}
+
+    async def test_what_a_walk_tells_can_be_removed_on_the_way(self, store: ResultStore) -> None:
+        actions = [an_action() for _ in range(PAGE_RESULTS + 10)]
+        await asyncio.gather(*(store.put("main", action, b"\x20\x01") for action in actions))
+        await store.put("a/b", actions[0], b"\x20\x01")
+        async for page in store.walk("main"):
+            await store.remove("main", page)
+        assert await store.get_many("main", actions) == {}
+        assert await walked(store) == {}
+        assert set(await walked(store, "a/b")) == {actions[0]}
+
+    async def test_it_explains_a_hit_and_a_miss(self, store: ResultStore) -> None:
+        known, unknown = an_action(), an_action()
+        await store.put("main", known, b"\x20\x07")
+        verdict = await store.explain("main", known)
+        assert (verdict.outcome, verdict.document) == (Outcome.HIT, b"\x20\x07")
+        verdict = await store.explain("main", unknown)
+        assert (verdict.outcome, verdict.document) == (Outcome.ABSENT, None)
 
 
 class ReplacingContract(ResultStoreContract):
@@ -168,6 +219,10 @@ class DecoratorContract:
             await store.put("main", an_action(), b"\x20\x01")
         with pytest.raises((Unavailable, ResourceExhausted)):
             await store.remove("main", [an_action()])
+        with pytest.raises((Unavailable, ResourceExhausted)):
+            await walked(store)
+        with pytest.raises((Unavailable, ResourceExhausted)):
+            await store.explain("main", an_action())
 
     def test_it_says_what_it_holds(self) -> None:
         inner = a_memory()

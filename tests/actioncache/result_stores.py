@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.digest import Digest
@@ -32,6 +32,9 @@ class BrokenResultStore(ResultStore):
         raise self._error
 
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
+        raise self._error
+
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
         raise self._error
 
 
@@ -67,6 +70,10 @@ class CountingResultStore(ResultStore):
         self._begin("remove")
         await self._inner.remove(instance, action_digests)
         await self._end("remove")
+
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        self._begin("walk")
+        return self._inner.walk(instance)
 
     def _begin(self, operation: str) -> None:
         self.calls[operation] += 1

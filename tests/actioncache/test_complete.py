@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Set
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import write_blob
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import BlobCorrupted, GridwrightError, Unavailable
+from gridwright.errors import BlobCorrupted, BlobNotFound, GridwrightError, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_actioncache.results import hierarchies
-from gridwright_actioncache.results.complete import CompletenessCheckingStore
+from gridwright_actioncache.results.complete import CompletenessCheckingStore, CompletenessStatistics
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome
 from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
 from tests.actioncache.documents import a_blob, directory, message, tree
 from tests.actioncache.result_stores import a_memory
@@ -140,6 +142,33 @@ async def test_a_tree_with_a_root_directory_needs_the_directories_too(
     assert await found(store, result)
 
 
+async def test_a_tree_and_a_root_directory_that_do_not_belong_together_are_both_checked(
+    store: CompletenessCheckingStore, cas: Cas
+) -> None:
+    file = await cas.keep(b"file")
+    top = directory(files={"f": file})
+    output = pb.OutputDirectory(
+        path="d",
+        tree_digest=message(await cas.keep(tree(pb.Directory()))),
+        root_directory_digest=message(await cas.keep(top.SerializeToString())),
+    )
+    result = pb.ActionResult(output_directories=[output])
+    assert await found(store, result)
+    cas.lost = {file}
+    assert not await found(store, result)
+
+
+async def test_what_a_tree_holds_is_not_told_of_to_those_whose_cas_lacks_it() -> None:
+    ours, theirs = Cas(), Cas()
+    store = CompletenessCheckingStore(a_memory(), {"main": ours, "theirs": theirs})
+    a_tree = await ours.keep(tree(directory(files={"f": await ours.keep(b"file")})))
+    output = pb.OutputDirectory(path="d", tree_digest=message(a_tree))
+    result, action = pb.ActionResult(output_directories=[output]), an_action()
+    assert await found(store, result)
+    await store.put("theirs", action, result.SerializeToString())
+    assert (await store.explain("theirs", action)).missing == {a_tree}
+
+
 async def test_a_root_directory_alone_is_walked(store: CompletenessCheckingStore, cas: Cas) -> None:
     file = await cas.keep(b"file")
     deepest = directory(files={"f": file})
@@ -168,19 +197,57 @@ async def test_a_tree_is_read_once_and_asked_for_every_time(store: CompletenessC
     assert not await found(store, result)
 
 
+async def test_a_tree_that_many_ask_for_at_once_is_read_once(store: CompletenessCheckingStore, cas: Cas) -> None:
+    a_tree = await cas.keep(tree(directory(files={"f": await cas.keep(b"file")})))
+    result = pb.ActionResult(output_directories=[pb.OutputDirectory(path="d", tree_digest=message(a_tree))])
+    actions = [an_action() for _ in range(50)]
+    for action in actions:
+        await store.put("main", action, result.SerializeToString())
+    hits = await asyncio.gather(*(store.get_many("main", [action]) for action in actions))
+    assert all(hits)
+    assert cas.reads == [a_tree]
+
+
+async def test_one_that_leaves_takes_the_tree_from_nobody(cas: Cas) -> None:
+    reading = hierarchies.Hierarchies()
+    a_tree = await cas.keep(tree(directory(files={"f": await cas.keep(b"file")})))
+    first = asyncio.create_task(reading.inside_tree(a_tree, cas))
+    second = asyncio.create_task(reading.inside_tree(a_tree, cas))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert len(await second) == 1
+    assert cas.reads == [a_tree]
+    absent = [asyncio.create_task(reading.inside_tree(a_blob(), cas)) for _ in range(2)]
+    assert [type(error) for error in await asyncio.gather(*absent, return_exceptions=True)] == [BlobNotFound] * 2
+    await reading.aclose()
+
+
+async def test_explaining_tells_what_is_missing_and_counts_nothing(store: CompletenessCheckingStore, cas: Cas) -> None:
+    kept, lost = await cas.keep(b"output"), a_blob()
+    action = an_action()
+    files = [pb.OutputFile(path=str(digest), digest=message(digest)) for digest in (kept, lost)]
+    await store.put("main", action, pb.ActionResult(output_files=files).SerializeToString())
+    verdict = await store.explain("main", action)
+    assert (verdict.outcome, verdict.missing) == (Outcome.INCOMPLETE, frozenset({lost}))
+    cas.error = Unavailable("down")
+    with pytest.raises(Unavailable):
+        await store.explain("main", action)
+    assert store.statistics == CompletenessStatistics()
+
+
 async def test_what_is_remembered_of_trees_is_bounded(cas: Cas) -> None:
-    remembering = hierarchies.Hierarchies(max_digests=25)
+    remembering = hierarchies.Hierarchies(max_bytes=25 * 250)
     trees = []
     for number in range(5):
         files = {str(k): SHA256.digest(f"{number} {k}".encode()) for k in range(9)}
         trees.append(await cas.keep(tree(directory(files=files))))
-        inside = await remembering.inside_tree(trees[-1], cas, with_directories=False)
+        inside = await remembering.inside_tree(trees[-1], cas)
         assert inside == set(files.values())
     huge = await cas.keep(tree(directory(files={str(k): SHA256.digest(f"huge {k}".encode()) for k in range(40)})))
-    await remembering.inside_tree(huge, cas, with_directories=False)
+    await remembering.inside_tree(huge, cas)
     cas.reads.clear()
     for one in (*trees[-2:], trees[0], huge):
-        await remembering.inside_tree(one, cas, with_directories=False)
+        await remembering.inside_tree(one, cas)
     assert cas.reads == [trees[0], huge]
 
 

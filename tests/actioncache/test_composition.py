@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gridwright.errors import GridwrightError
+from gridwright.auth.authenticator import LoopbackAuthenticator
+from gridwright.errors import GridwrightError, NotFound
 from gridwright.instances import Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright.settings import validate_settings
+from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCache
+from gridwright.settings import Address, validate_settings
 from gridwright.store_settings.named_stores import NamedStores
+from gridwright.wire.call import Call
+from gridwright.wire.server import ServerOptions, serving
 from gridwright_actioncache.composition import Composition
 from gridwright_actioncache.config import ActionCacheFile
+from gridwright_actioncache.lookups import Lookups
 from gridwright_actioncache.metrics import ResultStoreMetrics
 from gridwright_actioncache.results.store import ResultStore
 from tests.actioncache.contract import an_action
@@ -27,11 +32,12 @@ class Opener:
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.registry = CollectorRegistry()
-        self._metrics = ResultStoreMetrics(self.registry)
+        self._metrics = ResultStoreMetrics(self.registry, Lookups())
         self._stack = stack
 
     async def open(self, store: dict[str, Any], *stores: dict[str, Any]) -> ResultStore:
-        data = {"stores": stores, "actioncache": {"store": store}}
+        instances_of = [{"name": "main", "result_writers": "scheduler"}]
+        data = {"stores": stores, "instances": instances_of, "actioncache": {"store": store}}
         settings = validate_settings(ActionCacheFile, data, source="the test")
         instances = Instances(settings.instances)
         named = NamedStores(settings.stores)
@@ -106,3 +112,30 @@ async def test_a_metered_store_is_seen_in_the_metrics(opener: Opener) -> None:
     for outcome in ("hit", "miss"):
         assert f'gridwright_actioncache_store_lookups_total{{outcome="{outcome}",store="fast"}} 1.0' in metrics
     assert 'gridwright_actioncache_store_bytes_total{direction="written",store="fast"} 2.0' in metrics
+
+
+async def test_an_action_cache_elsewhere_answers_for_this_one(opener: Opener, tmp_path: Path) -> None:
+    results: dict[str, pb.ActionResult] = {}
+
+    class Elsewhere(ActionCache):
+        async def get_action_result(self, request: pb.GetActionResultRequest, call: Call) -> pb.ActionResult:
+            assert request.instance_name == "theirs"
+            if request.action_digest.hash not in results:
+                raise NotFound("no")
+            return results[request.action_digest.hash]
+
+        async def update_action_result(self, request: pb.UpdateActionResultRequest, call: Call) -> pb.ActionResult:
+            results[request.action_digest.hash] = request.action_result
+            return request.action_result
+
+    listen = Address("127.0.0.1:0")
+    options = ServerOptions([listen], LoopbackAuthenticator(), CollectorRegistry())
+    async with serving([Elsewhere()], options) as ports:
+        remote = {"endpoints": [{"address": f"127.0.0.1:{ports[0]}"}], "store_type": "ac", "instance_name": "theirs"}
+        store = await opener.open({"fast_slow": {"fast": MEMORY, "slow": {"grpc": remote}}})
+        known, unknown = an_action(), an_action()
+        await store.put("main", known, b"\x20\x07")
+        assert set(results) == {known.hash}
+        assert await store.get_many("main", [known, unknown]) == {known: b"\x20\x07"}
+        metrics = generate_latest(opener.registry).decode()
+        assert 'gridwright_actioncache_dependency_up{dependency="action cache"} 1.0' in metrics

@@ -39,12 +39,15 @@ def test_a_store_is_written_as_one_key() -> None:
 CHECKED: dict[str, Any] = {"completeness_checking": {"backend": {"memory": {}}}}
 
 
+REMOTE = {"grpc": {"endpoints": [{"address": "a:1"}], "store_type": "ac"}}
+
+
 @pytest.mark.parametrize(
     ("store", "message"),
     [
         ({}, "actioncache.store: write exactly one of memory, filesystem, segments, lmdb, "),
         ({"memory": {}, "lmdb": {}}, "given: memory, lmdb"),
-        ({"redis": {}}, "actioncache.store.redis: unknown key"),
+        ({"redis_store": {}}, "actioncache.store.redis_store: unknown key"),
         ({"memory": {"max_count": 5}}, "actioncache.store.memory.max_count: unknown key"),
         ({"lmdb": {"max_bytes": "much"}}, "actioncache.store.lmdb.max_bytes: 'much' is not a size"),
         (
@@ -77,6 +80,18 @@ CHECKED: dict[str, Any] = {"completeness_checking": {"backend": {"memory": {}}}}
             {"expiring": {"backend": {"lmdb": {}}, "max_seconds": "1h", "jitter_seconds": "1h"}},
             "actioncache.store.expiring: jitter_seconds must be less than max_seconds (3600)",
         ),
+        (
+            {"grpc": {"endpoints": [{"address": "a:1"}]}},
+            "actioncache.store.grpc.store_type: is not for action results; write ac",
+        ),
+        (
+            {"size_partitioning": {"size": "1kb", "lower_store": {"memory": {}}, "upper_store": REMOTE}},
+            "actioncache.store.size_partitioning.upper_store.grpc: an action cache elsewhere cannot be told to remove",
+        ),
+        (
+            {"completeness_checking": {"backend": {"lmdb": {}}, "cas_store": REMOTE}},
+            "actioncache.store.completeness_checking.cas_store.grpc.store_type: is no CAS; write cas",
+        ),
         ({"noop": {}}, "actioncache.store: keeps no action results; a noop can only be a part of a store"),
     ],
 )
@@ -100,3 +115,28 @@ def test_blobs_and_results_are_kept_apart() -> None:
     message = "stores.A: keeps action results for actioncache.store and blobs for cas.store; write a store for each"
     with pytest.raises(ConfigurationError, match=message):
         read({"ref_store": {"name": "A"}}, stores=stores, cas={"store": {"ref_store": {"name": "A"}}})
+
+
+READ_ONLY: dict[str, Any] = {"read_only": {"backend": {"memory": {}}}}
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        READ_ONLY,
+        {"completeness_checking": {"backend": {"expiring": {"backend": READ_ONLY, "max_seconds": "1d"}}}},
+        {"ref_store": {"name": "SHARED"}},
+        {"fast_slow": {"fast": {"memory": {}}, "slow": READ_ONLY}},
+    ],
+)
+def test_a_store_that_takes_no_results_is_refused_while_clients_are_told_otherwise(store: dict[str, Any]) -> None:
+    shared = [{"name": "SHARED", **READ_ONLY}]
+    with pytest.raises(ConfigurationError, match=r"instances\.main\.result_writers: .* write scheduler"):
+        read(store, stores=shared)
+    read(store, stores=shared, instances=[{"name": "main", "result_writers": "scheduler"}])
+    read(store, stores=shared, instances=[{"name": "main", "read_only": True, "execution": False}])
+
+
+def test_a_half_that_takes_no_results_leaves_them_to_the_other_one() -> None:
+    read({"fast_slow": {"fast": {"memory": {}}, "slow": READ_ONLY, "slow_direction": "read_only"}})
+    read({"fast_slow": {"fast": READ_ONLY, "slow": {"memory": {}}}})

@@ -9,6 +9,7 @@ import pytest
 from gridwright.errors import FailedPrecondition, GridwrightError, PermissionDenied, Unavailable
 from gridwright_actioncache.results.metered import MeteredResultStore, ResultRecorder
 from gridwright_actioncache.results.noop import NoopResultStore
+from gridwright_actioncache.results.provenance import Provenance, with_provenance
 from gridwright_actioncache.results.read_only import ReadOnlyResultStore
 from gridwright_actioncache.results.size_partitioned import SizePartitionedResultStore
 from gridwright_actioncache.results.store import ResultStore
@@ -59,6 +60,17 @@ class TestWriteOnceResultStore(ResultStoreContract, DecoratorContract):
             *(store.put("main", action, bytes([0x20, number])) for number in range(1, 9)), return_exceptions=True
         )
         assert [type(outcome) for outcome in outcomes if outcome] == [FailedPrecondition] * 7
+
+
+async def test_the_same_result_from_somebody_else_is_no_change() -> None:
+    inner, action = a_memory(), an_action()
+    store = WriteOnceResultStore(inner)
+    first = with_provenance(b"\x20\x01", Provenance("ann", "writer", 1.0, ""))
+    await store.put("main", action, first)
+    await store.put("main", action, with_provenance(b"\x20\x01", Provenance("bob", "writer", 2.0, "")))
+    assert await store.get_many("main", [action]) == {action: first}
+    with pytest.raises(FailedPrecondition):
+        await store.put("main", action, with_provenance(b"\x20\x02", Provenance("ann", "writer", 3.0, "")))
 
 
 class TestSizePartitionedResultStore(ReplacingContract, DecoratorContract):

@@ -9,7 +9,9 @@ from gridwright.errors import ConfigurationError
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.testing.clock import FakeClock
 from gridwright_actioncache.results.expiring import ExpiringResultStore
+from gridwright_actioncache.results.provenance import Provenance, with_provenance
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome
 from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
 from tests.actioncache.result_stores import a_memory
 
@@ -89,3 +91,33 @@ async def test_a_result_of_unknown_age_does_not_age() -> None:
 def test_a_jitter_that_leaves_no_time_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="jitter"):
         ExpiringResultStore(a_memory(), FakeClock(), max_seconds=60, jitter_seconds=60)
+
+
+def stored(at: float, result: bytes) -> bytes:
+    return with_provenance(result, Provenance("ann", "writer", at, ""))
+
+
+async def test_a_result_is_as_old_as_the_earlier_of_when_it_was_made_and_stored() -> None:
+    clock = FakeClock()
+    store = ExpiringResultStore(a_memory(), clock, max_seconds=DAY)
+    now = clock.now()
+    assert await found(store, stored(now, completed(now)))
+    assert not await found(store, stored(now, completed(now - DAY)))
+    assert not await found(store, stored(now - DAY, completed(now + 10 * DAY)))
+
+
+async def test_a_result_that_does_not_say_when_it_was_made_is_as_old_as_its_being_stored() -> None:
+    clock = FakeClock()
+    now = clock.now()
+    store = ExpiringResultStore(a_memory(), clock, minimum_timestamp=now)
+    assert await found(store, stored(now, b"\x20\x01"))
+    assert not await found(store, stored(now - 1, b"\x20\x01"))
+    assert not await found(store, b"\x20\x01")
+
+
+async def test_what_expired_is_explained() -> None:
+    clock, action = FakeClock(), an_action()
+    store = ExpiringResultStore(a_memory(), clock, max_seconds=DAY)
+    await store.put("main", action, stored(clock.now() - DAY, b""))
+    assert (await store.explain("main", action)).outcome is Outcome.EXPIRED
+    assert store.expired == 0

@@ -115,21 +115,24 @@ async def test_the_slow_side_hears_of_uses_and_of_the_changes_of_others_now_and_
     sides, action = Sides(), an_action()
     await sides.store.put("main", action, OLD)
     await sides.slow.put("main", action, NEW)
-    sides.clock.advance(590)
+    sides.clock.advance(4)
     assert await sides.store.get_many("main", [action]) == {action: OLD}
     assert sides.slow.calls["get_many"] == 0
-    sides.clock.advance(20)
+    sides.clock.advance(2)
     assert await sides.store.get_many("main", [action]) == {action: NEW}
     assert sides.slow.calls["get_many"] == 1
     assert await sides.fast.get_many("main", [action]) == {action: NEW}
 
 
-async def test_what_the_slow_side_dropped_is_served_as_long_as_the_fast_one_has_it() -> None:
+async def test_what_another_process_revoked_is_not_served_for_longer_than_seconds() -> None:
     sides, action = Sides(), an_action()
     await sides.store.put("main", action, NEW)
     await sides.slow.remove("main", [action])
-    sides.clock.advance(3600)
-    assert await sides.store.get_many("main", [action]) == {action: NEW}
+    sides.clock.advance(6)
+    assert await sides.store.get_many("main", [action]) == {}
+    # And what comes in its place is found.
+    await sides.slow.put("main", action, OLD)
+    assert await sides.store.get_many("main", [action]) == {action: OLD}
 
 
 async def test_what_was_found_before_a_change_does_not_undo_it() -> None:
@@ -157,6 +160,23 @@ async def test_what_was_found_before_it_was_removed_does_not_come_back() -> None
     assert await sides.store.get_many("main", [action]) == {}
 
 
+async def test_what_is_removed_between_finding_it_and_keeping_it_near_does_not_come_back() -> None:
+    sides, action = Sides(), an_action()
+    await sides.slow.put("main", action, OLD)
+    sides.slow.gates["get_many"], sides.slow.gates["remove"] = reads, removals = asyncio.Event(), asyncio.Event()
+    reading = asyncio.create_task(sides.store.get_many("main", [action]))
+    await asyncio.sleep(0)
+    removing = asyncio.create_task(sides.store.remove("main", [action]))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    # The answer to the question arrives just before that to the removal.
+    reads.set()
+    removals.set()
+    await asyncio.gather(reading, removing)
+    assert await sides.store.get_many("main", [action]) == {}
+    assert await sides.fast.get_many("main", [action]) == {}
+
+
 async def test_what_is_found_while_it_is_being_changed_is_left_to_the_writer() -> None:
     sides, action = Sides(), an_action()
     await sides.slow.put("main", action, OLD)
@@ -176,6 +196,16 @@ async def test_a_result_that_cannot_be_removed_from_the_fast_side_is_an_error() 
     sides.fast.errors = {"remove": DOWN}
     with pytest.raises(Unavailable):
         await sides.store.remove("main", [action])
+
+
+async def test_what_cannot_be_removed_from_the_slow_side_now_is_not_served_by_the_fast_one() -> None:
+    sides, action = Sides(), an_action()
+    await sides.store.put("main", action, NEW)
+    sides.slow.errors = {"remove": DOWN, "get_many": DOWN}
+    with pytest.raises(Unavailable):
+        await sides.store.remove("main", [action])
+    with pytest.raises(Unavailable):
+        await sides.store.get_many("main", [action])
 
 
 async def test_those_who_remove_some_of_the_same_do_not_wait_for_each_other_for_ever() -> None:

@@ -19,10 +19,13 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.retrying_channel import RetryingChannel
+from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import message
+from tests.actioncache.test_service import serving_cas
 
 SETTINGS = """
+endpoints: {cas: "unix:cas.sock"}
 actioncache:
   listen: unix:actioncache.sock
   admin: unix:admin.sock
@@ -80,14 +83,14 @@ async def test_acknowledged_results_survive_sigkill(run: Path) -> None:
             if len(acknowledged) >= 300:
                 enough.set()
 
-    async with service(run) as (process, client):
+    async with serving_cas(FakeCas(), run), service(run) as (process, client):
         writers = [asyncio.create_task(write_on(client, number)) for number in range(1, 33)]
         await asyncio.wait_for(enough.wait(), 60)
         process.kill()
         await process.wait()
         await asyncio.wait_for(asyncio.gather(*writers), 30)
 
-    async with service(run) as (_, client):
+    async with serving_cas(FakeCas(), run), service(run) as (_, client):
         for action, writer in acknowledged.items():
             found = await client.get_action_result(pb.GetActionResultRequest(action_digest=message(action)), timeout=30)
             assert found.exit_code == writer

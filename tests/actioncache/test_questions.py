@@ -11,8 +11,8 @@ from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import write_blob
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
-from gridwright_actioncache.results import questions as module
 from gridwright_actioncache.results.questions import CoalescedQuestions
+from gridwright_actioncache.results.shared_calls import CallBounds
 
 
 class SlowCas(MemoryStore):
@@ -60,11 +60,37 @@ async def test_a_hundred_callers_need_two_calls() -> None:
     assert questions.calls == 2
 
 
-async def test_a_question_is_not_larger_than_one_call_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_DIGESTS_PER_QUESTION", 10)
+async def test_callers_who_come_a_few_turns_of_the_loop_apart_need_one_call() -> None:
+    """As they do when the loop is busy with others."""
     cas = SlowCas()
     cas.up.set()
     questions = CoalescedQuestions(cas)
+    asking = []
+    for number in range(10):
+        asking.append(asyncio.create_task(questions.missing({blob(number)})))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    await asyncio.gather(*asking)
+    assert [len(asked) for asked in cas.asked] == [10]
+
+
+async def test_nobody_waits_for_more_than_enough_company() -> None:
+    cas = SlowCas()
+    questions = CoalescedQuestions(cas)
+    asking: list[asyncio.Task[Set[Digest]]] = []
+    async with asyncio.timeout(10):
+        while not cas.arrived.is_set():
+            asking.append(asyncio.create_task(questions.missing({blob(len(asking))})))
+            await asyncio.sleep(0)
+    assert 32 <= len(cas.asked[0]) < 40
+    cas.up.set()
+    await asyncio.gather(*asking)
+
+
+async def test_a_question_is_not_larger_than_one_call_holds() -> None:
+    cas = SlowCas()
+    cas.up.set()
+    questions = CoalescedQuestions(cas, CallBounds(10, 1_000_000, 0.001))
     sets = [{blob(number * 4 + k) for k in range(4)} for number in range(5)]
     assert await asyncio.gather(*map(questions.missing, sets)) == sets
     assert [len(asked) for asked in cas.asked] == [8, 8, 4]
@@ -92,8 +118,8 @@ async def test_something_unexpected_leaves_nobody_waiting() -> None:
     cas.up.set()
     outcomes = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
-    assert questions._asking is not None
-    assert isinstance(questions._asking.exception(), ZeroDivisionError)
+    assert questions._shared._calling is not None
+    assert isinstance(questions._shared._calling.exception(), ZeroDivisionError)
 
 
 async def test_a_caller_that_leaves_does_not_disturb_the_others() -> None:
@@ -107,10 +133,9 @@ async def test_a_caller_that_leaves_does_not_disturb_the_others() -> None:
     assert await staying == {blob(0)}
 
 
-async def test_waiting_questions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_WAITING_DIGESTS", 10)
+async def test_waiting_questions_are_bounded() -> None:
     cas = SlowCas()
-    questions = CoalescedQuestions(cas)
+    questions = CoalescedQuestions(cas, CallBounds(10_000, 10, 0.001))
     tasks = [asyncio.create_task(questions.missing({blob(0)}))]
     await cas.arrived.wait()
     tasks.append(asyncio.create_task(questions.missing({blob(number) for number in range(8)})))

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gridwright.auth.authenticator import LoopbackAuthenticator
+from gridwright.auth.authenticator import SERVICE_HEADER, LoopbackAuthenticator
 from gridwright.auth.identity import ANONYMOUS, Identity, Role
+from gridwright.auth.result_writers import ResultWriters
+from gridwright.blobs.memory import MemoryStore
+from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest, DigestFunction
-from gridwright.errors import GridwrightError, InvalidRequest, NotFound, PermissionDenied, Unavailable
-from gridwright.instances import Instances, InstanceSettings
+from gridwright.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    GridwrightError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from gridwright.instances import Instance, Instances, InstanceSettings
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient, CapabilitiesClient
 from gridwright.settings import Address, validate_settings
+from gridwright.testing.broken_store import BrokenStore
+from gridwright.testing.clock import FakeClock
+from gridwright.wire.capabilities import server_capabilities
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.in_process_channel import InProcessChannel
 from gridwright.wire.process import Process
@@ -27,6 +42,8 @@ from gridwright.wire.rpc import Channel
 from gridwright.wire.server import ServerOptions, serving
 from gridwright_actioncache.app import open_app
 from gridwright_actioncache.config import ActionCacheFile
+from gridwright_actioncache.lookups import Lookups
+from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.servicers.actioncache import ActionCacheServicer
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
@@ -67,9 +84,16 @@ async def serving_cas(cas: FakeCas, run: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def actioncache(run: Path) -> AsyncIterator[Channel]:
+async def actioncache(run: Path, *, local_operators: bool = True) -> AsyncIterator[Channel]:
     data = {
-        "instances": [{"name": "main"}, {"name": "team/b", "digest_functions": ["sha256"]}],
+        "auth": {"local_operators": local_operators},
+        "instances": [
+            {"name": "main"},
+            {"name": "team/b", "digest_functions": ["sha256"]},
+            {"name": "strict", "strict_results": True},
+            {"name": "ours", "result_writers": "scheduler"},
+            {"name": "frozen", "read_only": True, "execution": False},
+        ],
         "endpoints": {"cas": f"unix:{run}/cas.sock"},
         "actioncache": {
             "listen": f"unix:{run}/actioncache.sock",
@@ -83,9 +107,14 @@ async def actioncache(run: Path) -> AsyncIterator[Channel]:
 
 
 async def get(
-    client: ActionCacheClient, action: Digest, instance: str = "main", timeout: float = 20, function: int = 0
+    client: ActionCacheClient,
+    action: Digest,
+    instance: str = "main",
+    timeout: float = 20,
+    function: int = 0,
+    inline: Mapping[str, object] | None = None,
 ) -> pb.ActionResult:
-    request = pb.GetActionResultRequest(instance_name=instance, action_digest=message(action))
+    request = pb.GetActionResultRequest(instance_name=instance, action_digest=message(action), **(inline or {}))  # type: ignore[arg-type]
     request.digest_function = function  # type: ignore[assignment]  # the same numbers
     return await client.get_action_result(request, timeout=timeout)
 
@@ -195,6 +224,39 @@ async def test_a_result_without_metadata_comes_back_with_some(client: ActionCach
         assert answer.SerializeToString()
 
 
+async def test_contents_come_inside_on_request_and_go_to_the_cas_when_they_are_sent(
+    client: ActionCacheClient, cas: FakeCas
+) -> None:
+    """ACG-06 to ACG-08, ACU-06."""
+    action, output = an_action(), await cas.keep(b"output")
+    sent = result_of(output)
+    sent.stdout_raw = b"out"
+    answer = await update(client, action, sent)
+    assert (answer.stdout_raw, answer.stdout_digest.size_bytes) == (b"", 3)
+    plain = await get(client, action)
+    assert (plain.stdout_raw, plain.output_files[0].contents) == (b"", b"")
+    assert plain.stdout_digest == message(DigestFunction.SHA256.digest(b"out"))
+    full = await get(client, action, inline={"inline_stdout": True, "inline_output_files": ["out/0", "nope"]})
+    assert (full.stdout_raw, full.output_files[0].contents) == (b"out", b"output")
+    assert full.stdout_digest == plain.stdout_digest
+
+
+async def test_a_client_with_grpcs_own_limit_receives_every_answer(run: Path, cas: FakeCas) -> None:
+    """ACG-07, GRP-03."""
+    sizes = [100, 3_000_000, 4_000_000, 4_194_304, 8_000_000]
+    async with actioncache(run):
+        target, limit = f"unix:{run}/actioncache.sock", ("grpc.max_receive_message_length", 4 * 1024 * 1024)
+        async with GrpcChannel(target, options=[limit]) as channel:
+            client = ActionCacheClient(channel)
+            for size_bytes in sizes:
+                action, result = an_action(), result_of()
+                result.stdout_digest.CopyFrom(message(await cas.keep(bytes(size_bytes))))
+                await update(client, action, result)
+                answer = await get(client, action, inline={"inline_stdout": True})
+                assert answer.stdout_digest.size_bytes == size_bytes
+                assert len(answer.stdout_raw) == (size_bytes if size_bytes <= 3_000_000 else 0)
+
+
 async def test_the_last_update_wins(client: ActionCacheClient) -> None:
     """ACU-08, ACU-09."""
     action = an_action()
@@ -286,8 +348,9 @@ async def test_a_result_that_makes_no_sense_is_refused_naming_the_field(
 
 
 async def test_a_result_that_no_client_could_receive_is_refused(client: ActionCacheClient) -> None:
+    """GRP-03."""
     with pytest.raises(InvalidRequest, match="declare directories"):
-        await update(client, DigestFunction.SHA256.digest(b"large"), pb.ActionResult(stdout_raw=bytes(4 * 1024 * 1024)))
+        await update(client, DigestFunction.SHA256.digest(b"large"), result_of(*[a_blob()] * 50_000))
 
 
 async def test_an_update_without_a_result_is_refused(client: ActionCacheClient) -> None:
@@ -297,30 +360,122 @@ async def test_an_update_without_a_result_is_refused(client: ActionCacheClient) 
         await client.update_action_result(request, timeout=20)
 
 
+def a_servicer(store: ResultStore, blobs: BlobStore | None = None, **settings: object) -> ActionCacheServicer:
+    """Return a servicer of one instance, `main`, with *settings*, and a CAS that is empty unless it is given."""
+    instances = Instances([InstanceSettings.model_validate({"name": "main", **settings})])
+    return ActionCacheServicer(
+        instances, store, {"main": blobs or MemoryStore(max_bytes=10**6)}, FakeClock(), Lookups()
+    )
+
+
+def client_of(servicer: ActionCacheServicer, *roles: Role) -> ActionCacheClient:
+    return ActionCacheClient(InProcessChannel(servicer, identity=Identity("ann", frozenset(roles))))
+
+
 async def test_who_may_read_may_not_write() -> None:
     """ACU-05."""
-    instances = Instances([InstanceSettings(name="main")])
-    servicer = ActionCacheServicer(instances, a_memory())
+    servicer = a_servicer(a_memory())
     action = an_action()
-    await update(ActionCacheClient(InProcessChannel(servicer)), action, result_of())
+    await update(client_of(servicer, Role.WRITER), action, result_of())
+    assert (await get(client_of(servicer, Role.READER), action)).exit_code == 0
+    with pytest.raises(PermissionDenied, match="ann may not write results of instance 'main'"):
+        await update(client_of(servicer, Role.READER), action, result_of())
+    with pytest.raises(PermissionDenied, match="ann lacks the role 'reader'"):
+        await get(client_of(servicer, Role.EXECUTOR), action)
 
-    reader = ActionCacheClient(InProcessChannel(servicer, identity=Identity("ann", frozenset({Role.READER}))))
-    assert (await get(reader, action)).exit_code == 0
-    with pytest.raises(PermissionDenied, match="ann lacks the role 'writer'"):
-        await update(reader, action, result_of())
 
-    executor = Identity("bob", frozenset({Role.EXECUTOR}))
-    with pytest.raises(PermissionDenied, match="bob lacks the role 'reader'"):
-        await get(ActionCacheClient(InProcessChannel(servicer, identity=executor)), action)
+@pytest.mark.parametrize("writers", list(ResultWriters))
+@pytest.mark.parametrize("role", [Role.READER, Role.WRITER, Role.SCHEDULER, Role.ADMIN, Role.WORKER])
+async def test_who_may_write_is_what_capabilities_say(writers: ResultWriters, role: Role) -> None:
+    """ACU-05, CAP-13."""
+    instance = InstanceSettings(name="main", result_writers=writers)
+    said = server_capabilities(Instance.from_settings(instance), frozenset({role}))
+    may_write = True
+    try:
+        await update(client_of(a_servicer(a_memory(), result_writers=writers), role), an_action(), result_of())
+    except PermissionDenied:
+        may_write = False
+    assert said.cache_capabilities.action_cache_update_capabilities.update_enabled == may_write
+
+
+async def test_where_anyone_writes_results_blobs_are_still_those_of_who_may_upload() -> None:
+    servicer, result = a_servicer(a_memory(), result_writers=ResultWriters.ANYONE), result_of()
+    await update(client_of(servicer, Role.READER), an_action(), result)
+    result.stdout_raw = b"out"
+    with pytest.raises(PermissionDenied, match="lacks the role 'cas_writer'"):
+        await update(client_of(servicer, Role.READER), an_action(), result)
+    await update(client_of(servicer, Role.READER, Role.CAS_WRITER), an_action(), result)
+
+
+async def test_only_the_scheduler_writes_where_only_it_may(channel: Channel) -> None:
+    client, action = ActionCacheClient(channel), an_action()
+    with pytest.raises(PermissionDenied, match="anonymous may not write results of instance 'ours'"):
+        await update(client, action, result_of(), "ours")
+    request = pb.UpdateActionResultRequest(
+        instance_name="ours", action_digest=message(action), action_result=result_of(exit_code=3)
+    )
+    await client.update_action_result(request, timeout=20, metadata=((SERVICE_HEADER, "scheduler"),))
+    assert (await get(client, action, "ours")).exit_code == 3
+
+
+async def test_an_instance_that_is_read_only_says_so(channel: Channel) -> None:
+    with pytest.raises(PermissionDenied, match="instance 'frozen' is read-only; write results to another one"):
+        await update(ActionCacheClient(channel), an_action(), result_of(), "frozen")
 
 
 async def test_stored_bytes_that_are_no_result_are_a_miss_also_without_checks() -> None:
     store = a_memory()
-    servicer = ActionCacheServicer(Instances([InstanceSettings(name="main")]), store)
     action = an_action()
     await store.put("main", action, b"\xff\xff\xff")
     with pytest.raises(NotFound):
-        await get(ActionCacheClient(InProcessChannel(servicer)), action)
+        await get(client_of(a_servicer(store), Role.READER), action)
+
+
+async def test_a_result_that_another_cache_took_and_no_client_can_receive_is_a_miss() -> None:
+    """GRP-03."""
+    store, action = a_memory(), an_action()
+    await store.put("main", action, result_of(*[a_blob()] * 50_000).SerializeToString())
+    with pytest.raises(NotFound):
+        await get(client_of(a_servicer(store), Role.READER), action)
+
+
+async def test_an_update_of_an_action_that_is_not_to_be_cached_is_refused(
+    client: ActionCacheClient, cas: FakeCas
+) -> None:
+    """ACU-11."""
+    action = await cas.keep(pb.Action(do_not_cache=True).SerializeToString())
+    with pytest.raises(FailedPrecondition, match="do_not_cache"):
+        await update(client, action, result_of())
+    with pytest.raises(NotFound):
+        await get(client, action)
+
+
+async def test_a_strict_instance_wants_action_command_and_outputs_in_the_cas(
+    client: ActionCacheClient, cas: FakeCas
+) -> None:
+    """ACU-03, ACU-10."""
+    command, output = await cas.keep(b"command"), await cas.keep(b"output")
+    action_data = pb.Action(command_digest=message(command)).SerializeToString()
+    action = DigestFunction.SHA256.digest(action_data)
+    with pytest.raises(FailedPrecondition, match="missing from the CAS"):
+        await update(client, action, result_of(output), "strict")
+    await cas.keep(action_data)
+    for lost in (command, output):
+        cas.lost = {lost}
+        with pytest.raises(FailedPrecondition, match=lost.hash):
+            await update(client, action, result_of(output), "strict")
+    cas.lost = set()
+    await update(client, action, result_of(output), "strict")
+    assert await get(client, action, "strict") == result_of(output)
+
+
+async def test_without_the_cas_only_what_the_scheduler_has_run_is_taken() -> None:
+    servicer = a_servicer(a_memory(), BrokenStore(Unavailable("down")))
+    action = an_action()
+    with pytest.raises(Unavailable):
+        await update(client_of(servicer, Role.WRITER), action, result_of())
+    await update(client_of(servicer, Role.SCHEDULER), action, result_of())
+    assert await get(client_of(servicer, Role.READER), action) == result_of()
 
 
 async def test_checks_of_concurrent_requests_travel_together(client: ActionCacheClient, cas: FakeCas) -> None:
@@ -344,12 +499,64 @@ async def test_status_and_metrics_tell_of_the_checks(client: ActionCacheClient, 
     action = an_action()
     await update(client, action, result_of(await cas.keep(b"output")))
     await get(client, action)
-    transport = httpx.AsyncHTTPTransport(uds=f"{run}/admin.sock")
-    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
-        assert "LmdbStore" in (await admin.get("/status")).json()["store"]
-        metrics = (await admin.get("/metrics")).text
+    assert "LmdbStore" in (await status_of(run))["store"]
+    metrics = await metrics_of(run)
     assert 'gridwright_actioncache_completeness_checks_total{outcome="complete"} 1.0' in metrics
     assert "gridwright_actioncache_cas_questions_total 1.0" in metrics
+
+
+async def test_metrics_tell_hits_and_why_there_were_misses(client: ActionCacheClient, cas: FakeCas, run: Path) -> None:
+    for output, exit_code in ((await cas.keep(b"output"), 0), (a_blob(), 1)):
+        action = an_action()
+        await update(client, action, result_of(output, exit_code=exit_code))
+        with suppress(NotFound):
+            await get(client, action)
+    malformed, no_tree = result_of(), await cas.keep(b"\xff is no Tree")
+    malformed.output_directories.add(path="d", tree_digest=message(no_tree))
+    action = an_action()
+    await update(client, action, malformed)
+    for unknown in (action, an_action(), an_action()):
+        with pytest.raises(NotFound):
+            await get(client, unknown)
+    metrics = await metrics_of(run)
+    assert 'gridwright_actioncache_lookups_total{instance="main",outcome="hit"} 1.0' in metrics
+    assert 'gridwright_actioncache_lookups_total{instance="main",outcome="miss"} 4.0' in metrics
+    for reason, count in {"absent": 2, "incomplete": 1, "malformed": 1, "expired": 0, "too_large": 0}.items():
+        assert f'gridwright_actioncache_misses_total{{reason="{reason}"}} {count}.0' in metrics
+
+
+async def test_status_and_metrics_tell_whether_the_cas_answers(run: Path) -> None:
+    cas = FakeCas()
+    async with AsyncExitStack() as cas_is_up, actioncache(run) as channel:
+        client = ActionCacheClient(channel)
+        assert (await status_of(run))["dependencies"]["cas"]["state"] == "unknown"
+        await cas_is_up.enter_async_context(serving_cas(cas, run))
+        action = an_action()
+        await update(client, action, result_of(await cas.keep(b"output")))
+        assert (await status_of(run))["dependencies"]["cas"]["state"] == "ok"
+        assert 'gridwright_actioncache_dependency_up{dependency="cas"} 1.0' in await metrics_of(run)
+        await cas_is_up.aclose()
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await get(client, action, timeout=1)
+        said = (await status_of(run))["dependencies"]["cas"]
+        assert said["state"] == "failing"
+        assert said["last_error"]
+        metrics = await metrics_of(run)
+        assert 'gridwright_actioncache_dependency_up{dependency="cas"} 0.0' in metrics
+
+
+async def metrics_of(run: Path) -> str:
+    return (await _admin_page(run, "/metrics")).text
+
+
+async def status_of(run: Path) -> Any:
+    return (await _admin_page(run, "/status")).json()
+
+
+async def _admin_page(run: Path, page: str) -> httpx.Response:
+    transport = httpx.AsyncHTTPTransport(uds=f"{run}/admin.sock")
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+        return await admin.get(page)
 
 
 async def test_errors_are_ours_whatever_happens(client: ActionCacheClient) -> None:

@@ -25,6 +25,7 @@ from gridwright.protos.build.bazel.remote.logstream.v1.remote_logstream_rpc impo
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import Bots
 from gridwright.protos.google.longrunning.operations_rpc import Operations
+from gridwright.protos.gridwright.actioncache.v1.operator_rpc import ActionCacheOperator
 from gridwright.settings import Address
 from gridwright.telemetry.metrics import new_registry
 from gridwright.wire.call import Call
@@ -41,7 +42,7 @@ SERVICES: dict[str, tuple[Service, ...]] = {
         Fetch.service,
         Push.service,
     ),
-    "actioncache": (ActionCache.service,),
+    "actioncache": (ActionCache.service, ActionCacheOperator.service),
     "scheduler": (Execution.service, Operations.service, Bots.service),
 }
 

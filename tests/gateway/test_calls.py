@@ -99,6 +99,9 @@ async def test_what_only_a_gateway_may_say_is_removed(channel: GrpcChannel, scri
     forged: Metadata = [
         ("x-gridwright-subject", "admin"),
         ("x-gridwright-roles-bin", b"admin"),
+        ("x-gridwright-service", "scheduler"),
+        ("x-gridwright-service", "scheduler"),
+        ("x-gridwright-service-bin", b"scheduler"),
         ("x-forwarded-client-cert", "Subject=admin"),
         ("x-envoy-max-retries", "9"),
     ]
@@ -193,6 +196,15 @@ async def test_a_question_is_asked_again_when_the_service_was_unavailable(
     question = bytes(size_bytes)
     assert await answer(channel, FIND_MISSING, question) == (question or b"cas")
     assert len(scripts["cas"].calls) == 3
+
+
+async def test_the_action_cache_is_not_asked_again_once_it_has_answered(
+    channel: GrpcChannel, scripts: dict[str, Script]
+) -> None:
+    scripts["actioncache"].failures = 1
+    with pytest.raises(Unavailable, match="not now"):
+        await answer(channel, GET_ACTION_RESULT)
+    assert len(scripts["actioncache"].calls) == 1
 
 
 async def test_what_changes_something_is_not_tried_again(channel: GrpcChannel, scripts: dict[str, Script]) -> None:

@@ -32,22 +32,24 @@ class MaintenanceFailed(Exception):
 
 @contextmanager
 def maintenance(
-    command: str, arguments: Sequence[str], show: Show, *, pass_fds: Sequence[int] = ()
+    command: str, arguments: Sequence[str], show: Show, *, pass_fds: Sequence[int] = (), package: str = _PACKAGE
 ) -> Iterator[Iterator[Message]]:
     """Run a command of ``python -m gridwright_cas.maintenance``; give away what it says but for its progress.
+
+    *package* is that of another service which keeps something in directories.
 
     The process is told to stop when the block ends early, and has ended when this returns.
 
     Raises:
         MaintenanceFailed: it could not do it; from the iterator, once all that it said before was heard.
     """
-    if find_spec(_PACKAGE) is None:
+    if find_spec(package) is None:
         raise MaintenanceFailed(
-            "a directory can be worked on only where the CAS is installed: pip install 'gridwright-cli[grid]'",
+            f"a directory can be worked on only where {package} is installed: pip install 'gridwright-cli[grid]'",
             EXIT_FAILED,
         )
     process = subprocess.Popen(
-        [sys.executable, "-m", f"{_PACKAGE}.maintenance", command, *arguments],
+        [sys.executable, "-m", f"{package}.maintenance", command, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=pass_fds,

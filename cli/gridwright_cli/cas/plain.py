@@ -23,6 +23,11 @@ def moment(seconds: float | None) -> str:
     return "-" if not seconds else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def printable(text: str) -> str:
+    """Return *text*, which anybody may have written, without what a terminal would obey."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def duration(seconds: float) -> str:
     """Return a duration in its largest two units."""
     units = (("d", 86_400), ("h", 3_600), ("min", 60))

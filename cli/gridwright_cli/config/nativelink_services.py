@@ -19,7 +19,6 @@ _DECORATORS = {
 }
 #: Kinds of platform properties that mean something else here.
 _DIFFERENT_KINDS = {
-    "priority": "a worker without such a property may run the action, too",
     "minimum": "what running actions asked for is not taken off what their worker offers",
 }
 _PROPERTY_KINDS = ("exact", "minimum", "priority", "ignore")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gridwright_cli.config.findings import Findings, Keys
+from gridwright_cli.config.nativelink_redis import redis_url
 
 Store = dict[str, Any]
 
@@ -13,7 +14,6 @@ Store = dict[str, Any]
 _NOT_OFFERED = {
     "dedup": "is not offered; write its content_store in its place",
     "shard": "is not offered yet; write one of its stores in its place",
-    "redis_store": "is not offered yet; write filesystem",
     "experimental_mongo": "is not offered; write filesystem",
     "experimental_cloud_object_store": "is not offered yet; write filesystem",
     "experimental_s3_store": "is not offered yet; write filesystem",
@@ -39,6 +39,7 @@ class StoreTranslation:
         self._kinds: dict[str, Callable[[Keys], Store]] = {
             "memory": self._memory,
             "filesystem": self._filesystem,
+            "redis_store": self._redis,
             "grpc": self._grpc,
             "noop": lambda keys: {"noop": {}},
             "ref_store": self._ref_store,
@@ -109,6 +110,39 @@ class StoreTranslation:
         keys.ignore("there is nothing to be set", "read_buffer_size", "block_size", "max_concurrent_writes")
         keys.ignore("the page cache is left to the system", "evict_page_cache")
         return {"filesystem": {**store, "eviction_policy": policy or {"max_bytes": 0}}}
+
+    def _redis(self, keys: Keys) -> Store:
+        store: Store = {}
+        try:
+            store["url"] = redis_url(keys.take("addresses") or (), keys.take("mode"))
+        except ValueError as error:
+            self._findings.fault(f"{keys.path}.addresses", str(error))
+        if prefix := keys.take("key_prefix"):
+            store["key_prefix"] = prefix
+        if expire_seconds := keys.take("key_ttl_s"):
+            store["expire_seconds"] = expire_seconds
+        timeouts = [name for unit in ("ms", "s") for name in (f"command_timeout_{unit}", f"connection_timeout_{unit}")]
+        keys.ignore(
+            "an answer comes within timeout_seconds, which is 0.2 unless it is written",
+            *timeouts,
+            "response_timeout_s",
+            "health_check_timeout_ms",
+        )
+        keys.ignore("what Redis does not take is tried again for write_retry_seconds", "retry")
+        keys.ignore(
+            "lookups and writes travel together over few connections", "connection_pool_size", "max_client_permits"
+        )
+        keys.ignore(
+            "there is nothing to be set",
+            "read_chunk_size",
+            "max_chunk_uploads_per_update",
+            "scan_count",
+            "max_count_per_cursor",
+            "experimental_pub_sub_channel",
+            "broadcast_channel_capacity",
+        )
+        self._findings.note(keys.path, "changed: its results are not found here, as keys and values have another form")
+        return {"redis": store}
 
     def _grpc(self, keys: Keys) -> Store:
         endpoints = []

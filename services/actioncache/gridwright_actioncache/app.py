@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gridwright.auth.authenticator import LoopbackAuthenticator
+from gridwright.clock import SystemClock
 from gridwright.instances import Instances
 from gridwright.store_settings.named_stores import NamedStores
 from gridwright.wire.capabilities import CapabilitiesServicer
@@ -14,8 +15,10 @@ from gridwright.wire.server import ServerOptions, serving
 from gridwright.wire.serving import Servicer
 from gridwright_actioncache.composition import Composition
 from gridwright_actioncache.config import ActionCacheFile
+from gridwright_actioncache.lookups import Lookups
 from gridwright_actioncache.metrics import ResultStoreMetrics
 from gridwright_actioncache.servicers.actioncache import ActionCacheServicer
+from gridwright_actioncache.servicers.operator import ActionCacheOperatorServicer
 
 
 @asynccontextmanager
@@ -29,19 +32,27 @@ async def open_app(settings: ActionCacheFile, process: Process) -> AsyncIterator
     instances = Instances(settings.instances)
     options = ServerOptions(
         listen=[actioncache.listen],
-        authenticator=LoopbackAuthenticator(trust_network=settings.auth.trust_network),
+        authenticator=LoopbackAuthenticator(
+            trust_network=settings.auth.trust_network, local_operators=settings.auth.local_operators
+        ),
         registry=process.registry,
         drain_seconds=actioncache.drain_seconds,
     )
     async with AsyncExitStack() as stack:
-        metrics = ResultStoreMetrics(process.registry)
+        lookups = Lookups()
+        metrics = ResultStoreMetrics(process.registry, lookups)
         stores = Composition(NamedStores(settings.stores), instances, settings.endpoints.cas, metrics, stack)
         results = await stores.open(actioncache.store)
+        blobs = await stores.open_cas()
 
         async def status() -> Mapping[str, object]:
-            return {"store": repr(results)}
+            return {"store": repr(results), "dependencies": metrics.dependencies()}
 
-        servicers: list[Servicer] = [ActionCacheServicer(instances, results), CapabilitiesServicer(instances)]
+        servicers: list[Servicer] = [
+            ActionCacheServicer(instances, results, blobs, SystemClock(), lookups),
+            ActionCacheOperatorServicer(instances, results),
+            CapabilitiesServicer(instances),
+        ]
         await stack.enter_async_context(serving(servicers, options))
         await stack.enter_async_context(process.admin("actioncache", actioncache.admin, status))
         yield

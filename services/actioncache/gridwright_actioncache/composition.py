@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from gridwright.blobs.remote import RemoteStore
+from gridwright.blobs.store import BlobStore
 from gridwright.clock import SystemClock
 from gridwright.errors import ConfigurationError
 from gridwright.instances import Instances
@@ -18,6 +20,7 @@ from gridwright.store_settings.leaves import (
 )
 from gridwright.store_settings.named_stores import NamedStores
 from gridwright.store_settings.policy import Durability
+from gridwright.store_settings.redis import RedisStoreSettings
 from gridwright.store_settings.store import (
     CompletenessCheckingStoreSettings,
     ExpiringStoreSettings,
@@ -30,8 +33,12 @@ from gridwright.store_settings.store import (
 )
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.retrying_channel import RetryingChannel
-from gridwright_actioncache.metrics import CompletenessCollector, ResultStoreMetrics
+from gridwright.wire.rpc import Channel
+from gridwright_actioncache.metrics import ResultStoreMetrics
+from gridwright_actioncache.redis_metrics import RedisCollector
+from gridwright_actioncache.remote_results import RemoteResultStore
 from gridwright_actioncache.results.complete import CompletenessCheckingStore
+from gridwright_actioncache.results.dependency import DependencyHealth
 from gridwright_actioncache.results.expiring import ExpiringResultStore
 from gridwright_actioncache.results.fast_slow import FastSlowResultStore
 from gridwright_actioncache.results.memory import MemoryResultStore
@@ -41,11 +48,14 @@ from gridwright_actioncache.results.read_only import ReadOnlyResultStore
 from gridwright_actioncache.results.size_partitioned import SizePartitionedResultStore
 from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.results.write_once import WriteOnceResultStore
+from gridwright_actioncache.watched_channel import WatchedChannel
 
 #: A CAS that restarts is back by then; a client would rather build than wait longer.
 _CAS_SECONDS = 5.0
 #: For a Tree that is larger than a message.
 _TREE_SECONDS = 30.0
+#: Likewise of another action cache: the question is whether to build.
+_REMOTE_CACHE_SECONDS = 5.0
 
 
 class Composition:
@@ -67,7 +77,10 @@ class Composition:
         self._metrics = metrics
         self._stack = stack
         self._clock = SystemClock()
+        self._redis = RedisCollector()
         self._opened: dict[str, ResultStore] = {}
+        #: The CAS of each instance, once something has asked for it.
+        self._blobs: Mapping[str, BlobStore] | None = None
 
     async def open(self, settings: StoreSettings) -> ResultStore:
         """Return the store that *settings* describe.
@@ -82,6 +95,10 @@ class Composition:
                 return await self._open_files(files)
             case LmdbStoreSettings() as lmdb:
                 return await self._open_lmdb(lmdb)
+            case RedisStoreSettings() as redis:
+                return await self._open_redis(redis)
+            case GrpcStoreSettings() as remote:
+                return await self._open_remote(remote)
             case NoopStoreSettings():
                 return NoopResultStore()
             case RefStoreSettings() as reference:
@@ -103,6 +120,12 @@ class Composition:
                 return MeteredResultStore(await self.open(metered.backend), self._metrics.recorder(metered.name))
             case _:
                 raise ConfigurationError(f"the action cache has no store {settings.kind}")
+
+    async def open_cas(self) -> Mapping[str, BlobStore]:
+        """Return the CAS of each instance: the one by which results are checked, by default that of the grid."""
+        if self._blobs is None:
+            self._blobs = await self._open_blobs(None)
+        return self._blobs
 
     async def _open_named(self, name: str) -> ResultStore:
         if name not in self._opened:
@@ -127,6 +150,19 @@ class Composition:
         opening = LmdbStore.open(settings.path, max_bytes=settings.max_bytes, clock=self._clock)
         return await self._stack.enter_async_context(opening)
 
+    async def _open_redis(self, settings: RedisStoreSettings) -> ResultStore:
+        from gridwright_actioncache.redis_opening import redis_database, redis_options
+        from gridwright_actioncache.results.redis_store import RedisResultStore
+
+        health = DependencyHealth(f"{settings.address} ({settings.key_prefix})", self._clock)
+        self._metrics.watch(health)
+        opening = RedisResultStore.open(redis_database(settings), self._clock, redis_options(settings), health)
+        store = await self._stack.enter_async_context(opening)
+        if not self._redis.stores:
+            self._metrics.registry.register(self._redis)
+        self._redis.stores.append(store)
+        return store
+
     async def _open_fast_slow(self, settings: FastSlowStoreSettings) -> ResultStore:
         return FastSlowResultStore(
             await self.open(settings.fast),
@@ -137,36 +173,51 @@ class Composition:
         )
 
     async def _open_expiring(self, settings: ExpiringStoreSettings) -> ResultStore:
-        return ExpiringResultStore(
+        store = ExpiringResultStore(
             await self.open(settings.backend),
             self._clock,
             max_seconds=settings.max_seconds,
             jitter_seconds=settings.jitter_seconds,
             minimum_timestamp=settings.minimum_unix_seconds,
         )
+        self._metrics.expire(store)
+        return store
+
+    async def _open_remote(self, settings: GrpcStoreSettings) -> ResultStore:
+        channel = await self._open_channel(_target(settings), name="action cache")
+        return RemoteResultStore(channel, instance=settings.instance_name, timeout_seconds=_REMOTE_CACHE_SECONDS)
 
     async def _open_checking(self, settings: CompletenessCheckingStoreSettings) -> ResultStore:
         inner = await self.open(settings.backend)
         # A `ref_store` is a store of the CAS, which is another service: it is asked where it listens.
-        cas = settings.cas_store.grpc if settings.cas_store else None
-        channel = RetryingChannel(await self._stack.enter_async_context(GrpcChannel(_target(cas) or self._cas)))
-        blobs = {
+        self._blobs = await self._open_blobs(settings.cas_store.grpc if settings.cas_store else None)
+        store = CompletenessCheckingStore(inner, self._blobs)
+        self._stack.push_async_callback(store.aclose)
+        self._metrics.check(store)
+        return store
+
+    async def _open_blobs(self, settings: GrpcStoreSettings | None) -> Mapping[str, BlobStore]:
+        channel = await self._open_channel(self._cas if settings is None else _target(settings), name="cas")
+        return {
             instance.name: RemoteStore(
                 channel,
-                _instance_name(cas, instance.name),
+                _instance_name(settings, instance.name),
                 timeout_seconds=_CAS_SECONDS,
                 stream_timeout_seconds=_TREE_SECONDS,
             )
             for instance in self._instances
         }
-        store = CompletenessCheckingStore(inner, blobs)
-        self._stack.push_async_callback(store.aclose)
-        self._metrics.registry.register(CompletenessCollector(store))
-        return store
+
+    async def _open_channel(self, target: str, *, name: str) -> Channel:
+        """Return a channel to *target* that tries again, and whose health is told under *name*."""
+        health = DependencyHealth(name, self._clock)
+        self._metrics.watch(health)
+        plain = await self._stack.enter_async_context(GrpcChannel(target))
+        return RetryingChannel(WatchedChannel(plain, health))
 
 
-def _target(cas: GrpcStoreSettings | None) -> str:
-    return cas.endpoints[0].address if cas else ""
+def _target(settings: GrpcStoreSettings) -> str:
+    return settings.endpoints[0].address
 
 
 def _instance_name(cas: GrpcStoreSettings | None, ours: str) -> str:

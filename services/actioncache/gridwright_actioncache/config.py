@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from gridwright.auth.result_writers import ResultWriters
 from gridwright.settings import Address, GridSettings, ServerSettings
 from gridwright.store_settings.leaves import LmdbStoreSettings
-from gridwright.store_settings.named_stores import Root, Use
-from gridwright.store_settings.store import CompletenessCheckingStoreSettings, StoreSettings
+from gridwright.store_settings.named_stores import Fault, NamedStores, Root, Use
+from gridwright.store_settings.store import (
+    CompletenessCheckingStoreSettings,
+    ExpiringStoreSettings,
+    FastSlowStoreSettings,
+    MeteredStoreSettings,
+    ReadOnlyStoreSettings,
+    StoreSettings,
+    WriteOnceStoreSettings,
+)
 
 
 class ActionCacheSettings(ServerSettings):
@@ -34,3 +43,35 @@ class ActionCacheFile(GridSettings):
     @property
     def store_roots(self) -> Sequence[Root]:
         return (Root("actioncache.store", self.actioncache.store, Use.RESULTS),)
+
+    def own_faults(self) -> Iterator[Fault]:
+        """Yield what would make GetCapabilities say what is not so: it goes by instances alone (checklist CAP-13)."""
+        if not _takes_no_results(self.actioncache.store, NamedStores(self.stores)):
+            return
+        for instance in self.instances:
+            if instance.result_writers is not ResultWriters.SCHEDULER and not instance.read_only:
+                yield Fault(
+                    f"instances.{instance.name}.result_writers",
+                    "actioncache.store is read_only, and clients would be told that they may write results; write "
+                    "scheduler",
+                )
+
+
+def _takes_no_results(store: StoreSettings, stores: NamedStores) -> bool:
+    """Return whether *store* refuses whatever it is given."""
+    match stores.target(store).variant:
+        case ReadOnlyStoreSettings():
+            return True
+        case FastSlowStoreSettings(slow=slow, slow_direction=direction) if direction.takes_puts:
+            return _takes_no_results(slow, stores)
+        case FastSlowStoreSettings(fast=fast):
+            return _takes_no_results(fast, stores)
+        case (
+            CompletenessCheckingStoreSettings(backend=inner)
+            | ExpiringStoreSettings(backend=inner)
+            | MeteredStoreSettings(backend=inner)
+            | WriteOnceStoreSettings(backend=inner)
+        ):
+            return _takes_no_results(inner, stores)
+        case _:
+            return False

@@ -18,6 +18,7 @@ from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc impo
 from gridwright.protos.google.bytestream.bytestream_rpc import ByteStream
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import Bots
 from gridwright.protos.google.longrunning.operations_rpc import Operations
+from gridwright.protos.gridwright.actioncache.v1.operator_rpc import ActionCacheOperator
 from gridwright.telemetry.admin import serving_http
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
@@ -32,7 +33,8 @@ from gridwright_gateway.routing.table import Backend
 from gridwright_gateway.routing.targets import Endpoint, Pipe, parse_listener, parse_target
 
 _COUNTED = tuple(
-    servicer.service for servicer in (ActionCache, Bots, ByteStream, Capabilities, Cas, Execution, Operations)
+    servicer.service
+    for servicer in (ActionCache, ActionCacheOperator, Bots, ByteStream, Capabilities, Cas, Execution, Operations)
 )
 
 

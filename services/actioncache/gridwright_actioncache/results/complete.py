@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import AsyncIterator, Collection, Mapping, Set
 from dataclasses import dataclass
 
 from gridwright.blobs.store import BlobStore
@@ -12,6 +12,7 @@ from gridwright_actioncache.results.hierarchies import Hierarchies
 from gridwright_actioncache.results.questions import CoalescedQuestions
 from gridwright_actioncache.results.references import MalformedDocument, references_of_result
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome, Verdict
 
 
 @dataclass
@@ -57,6 +58,7 @@ class CompletenessCheckingStore(ResultStore):
         """Give up the questions that are on their way."""
         for questions in self._questions.values():
             await questions.aclose()
+        await self._hierarchies.aclose()
 
     async def get_many(self, instance: str, action_digests: Collection[Digest]) -> Mapping[Digest, bytes]:
         """Return those of the inner store's results that are complete.
@@ -85,6 +87,27 @@ class CompletenessCheckingStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._inner.remove(instance, action_digests)
 
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        return self._inner.walk(instance)
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        """Return what becomes of a question; of an incomplete result, which blobs are missing.
+
+        Raises:
+            Unavailable: the CAS cannot answer.
+        """
+        verdict = await self._inner.explain(instance, action_digest)
+        if verdict.outcome is not Outcome.HIT or verdict.document is None:
+            return verdict
+        try:
+            needed = await self._needed(instance, action_digest, verdict.document)
+        except MalformedDocument:
+            return Verdict(Outcome.MALFORMED, verdict.document)
+        except BlobNotFound as error:
+            return Verdict(Outcome.INCOMPLETE, verdict.document, frozenset({error.digest}))
+        missing = await self._questions[instance].missing(needed)
+        return Verdict(Outcome.INCOMPLETE, verdict.document, frozenset(missing)) if missing else verdict
+
     async def _needed(self, instance: str, action_digest: Digest, result: bytes) -> Set[Digest]:
         """Return all blobs that *result* names, directly and inside its directories."""
         named = references_of_result(result, action_digest.function)
@@ -95,8 +118,9 @@ class CompletenessCheckingStore(ResultStore):
         try:
             for tree, root in named.directories:
                 if tree is not None:
-                    needed |= await self._hierarchies.inside_tree(tree, blobs, with_directories=root is not None)
-                elif root is not None:
+                    needed |= await self._hierarchies.inside_tree(tree, blobs)
+                # That both hold the same, nobody has checked, and a client may use the one or the other.
+                if root is not None:
                     needed |= await self._hierarchies.below_directory(root, blobs)
         except BlobNotFound:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from google.protobuf.message import DecodeError
 
@@ -10,7 +10,9 @@ from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import ConfigurationError
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright_actioncache.results.provenance import completed_at_of, split_document
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome, Verdict
 
 #: So many hexadecimal digits of an action's hash decide about its share of the jitter.
 _JITTER_DIGITS = 8
@@ -21,9 +23,10 @@ class ExpiringResultStore(ResultStore):
 
     Results that are used every day never leave a cache by themselves, and with them what a
     compiler of last year, or a broken worker of last night, has made of an action. How old a
-    result is says its own metadata: when the worker had completed it. One that does not say
-    is as old as can be to *minimum_timestamp*, which is set when results cannot be trusted,
-    and does not age.
+    result is say its own metadata (when the worker had completed it) and its provenance (when
+    it was stored), of which the earlier counts: a clock that is ahead keeps no result for
+    ever. One that does not say is as old as can be to *minimum_timestamp*, which is set when
+    results cannot be trusted, and does not age.
 
     What has expired stays in *inner* until it is built anew, or evicted.
 
@@ -71,24 +74,35 @@ class ExpiringResultStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._inner.remove(instance, action_digests)
 
-    def _is_good(self, digest: Digest, result: bytes, now: float) -> bool:
-        completed_at = _completed_at(result)
-        if completed_at is None:
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        return self._inner.walk(instance)
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        verdict = await self._inner.explain(instance, action_digest)
+        if verdict.outcome is not Outcome.HIT or verdict.document is None:
+            return verdict
+        if self._is_good(action_digest, verdict.document, self._clock.now()):
+            return verdict
+        return Verdict(Outcome.EXPIRED, verdict.document)
+
+    def _is_good(self, digest: Digest, document: bytes, now: float) -> bool:
+        made_at = _made_at(document)
+        if made_at is None:
             return not self._minimum_timestamp
-        if completed_at < self._minimum_timestamp:
+        if made_at < self._minimum_timestamp:
             return False
         share = int(digest.hash[:_JITTER_DIGITS], 16) / 16**_JITTER_DIGITS
-        return not self._max_seconds or now < completed_at + self._max_seconds - self._jitter_seconds * share
+        return not self._max_seconds or now < made_at + self._max_seconds - self._jitter_seconds * share
 
 
-def _completed_at(result: bytes) -> float | None:
-    """Return when the worker, or else the action, had completed, in Unix seconds, if the result says so."""
+def _made_at(document: bytes) -> float | None:
+    """Return when the result was made or stored, whichever was first, in Unix seconds, if it says so."""
+    result, provenance = split_document(document)
+    moments = [] if provenance is None else [provenance.written_at]
     try:
-        metadata = pb.ActionResult.FromString(result).execution_metadata
+        completed_at = completed_at_of(pb.ActionResult.FromString(result).execution_metadata)
     except DecodeError:
-        return None
-    for field in ("worker_completed_timestamp", "execution_completed_timestamp"):
-        if metadata.HasField(field):
-            timestamp = getattr(metadata, field)
-            return float(timestamp.seconds + timestamp.nanos / 1e9)
-    return None
+        completed_at = None
+    if completed_at is not None:
+        moments.append(completed_at)
+    return min(moments, default=None)

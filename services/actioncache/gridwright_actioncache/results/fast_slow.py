@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Set
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -14,9 +14,11 @@ from gridwright.direction import Direction
 from gridwright.errors import ConfigurationError, GridwrightError
 from gridwright_actioncache.results.key_locks import KeyLocks
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome, Verdict
 
-#: So long the fast store is believed without asking the slow one, which has to hear of uses and of others' writes.
-_BELIEVED_SECONDS = 600.0
+#: So long the fast store is believed without asking the slow one. Another process that shares it may have revoked the
+#: result there, and must not have to wait for us longer than people wait for a command.
+_BELIEVED_SECONDS = 5.0
 #: Each takes some 200 bytes; those forgotten are asked about once more.
 _MAX_BELIEVED = 50_000
 
@@ -33,10 +35,11 @@ class FastSlowResultStore(ResultStore):
     """Answers from *fast* what it can, asks *slow* for the rest, and lets *fast* have that.
 
     The slow store has the last word, and a failing fast one breaks nothing. A result can be
-    replaced, by another process as well, so *fast* is believed for ten minutes since both
-    sides said the same; then *slow* is asked along with what is missing. Thus it also hears
-    which results are in use, and does not drop the hottest ones as its coldest. While *slow*
-    cannot answer, what *fast* holds is served on.
+    replaced or revoked, by another process as well, so *fast* is believed for some seconds
+    since both sides said the same; then *slow* is asked along with what is missing, and what
+    it has no longer is not found, whatever *fast* has. Thus it also hears which results are
+    in use, and does not drop the hottest ones as its coldest. While *slow* cannot answer,
+    what *fast* holds is served on. Of a *slow* that takes no updates *fast* knows better.
     """
 
     def __init__(
@@ -78,7 +81,10 @@ class FastSlowResultStore(ResultStore):
                     raise
                 self.statistics.slow_failures += 1
                 return near
-            found = {**near, **far} if self._slow_direction.takes_puts else {**far, **near}
+            if self._slow_direction.takes_puts:
+                found = {**{digest: near[digest] for digest in near.keys() - set(asked)}, **far}
+            else:
+                found = {**far, **near}
             await self._catch_up(
                 instance, {digest: found[digest] for digest in asked if digest in found}, near, changed
             )
@@ -102,9 +108,24 @@ class FastSlowResultStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         """Remove the results on both sides, unless *slow* takes no updates: there they stay."""
         async with self._changing(instance, action_digests):
-            if self._slow_direction.takes_puts:
-                await self._slow.remove(instance, action_digests)
-            await self._fast.remove(instance, action_digests)
+            try:
+                if self._slow_direction.takes_puts:
+                    await self._slow.remove(instance, action_digests)
+            finally:
+                # Else it would be served on while the slow one cannot answer.
+                await self._fast.remove(instance, action_digests)
+
+    async def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        """Yield what is on either side; what *fast* has of *slow*, twice, since the two may differ."""
+        for half in (self._fast, self._slow):
+            async for page in half.walk(instance):
+                yield page
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        found = await self.get_many(instance, [action_digest])
+        if action_digest in found:
+            return Verdict(Outcome.HIT, found[action_digest])
+        return await self._slow.explain(instance, action_digest)
 
     async def _from_fast(self, instance: str, action_digests: Collection[Digest]) -> Mapping[Digest, bytes]:
         try:
@@ -126,12 +147,12 @@ class FastSlowResultStore(ResultStore):
             else:
                 behind.append(digest)
         if self._fast_direction.takes_found:
-            await asyncio.gather(*(self._fill(instance, digest, found[digest]) for digest in behind))
+            await asyncio.gather(*(self._fill(instance, digest, found[digest], changed) for digest in behind))
 
-    async def _fill(self, instance: str, digest: Digest, result: bytes) -> None:
+    async def _fill(self, instance: str, digest: Digest, result: bytes, changed: Set[Digest]) -> None:
         lock = self._locks.of(instance, digest)
-        if lock.locked():
-            # Somebody writes it, or has just found it, too.
+        if lock.locked() or digest in changed:
+            # Somebody writes it, or has just found it, too; or it was changed before this had its turn.
             return
         async with lock:
             try:

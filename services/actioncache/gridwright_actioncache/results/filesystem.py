@@ -16,7 +16,7 @@ from gridwright.errors import ConfigurationError, GridwrightError, ResourceExhau
 from gridwright_actioncache.results.disk_errors import disk_error, disk_errors
 from gridwright_actioncache.results.grouped_changes import Change, GroupedChanges
 from gridwright_actioncache.results.result_directory import ResultDirectory, ResultKey, cost_of, folder_of
-from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.store import PAGE_RESULTS, ResultStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,6 +126,16 @@ class FilesystemResultStore(ResultStore):
 
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._changes.make(instance, dict.fromkeys(action_digests))
+
+    async def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        with disk_errors():
+            keys = await self._in_thread(self._readers, self._directory.keys_in, folder_of(instance))
+        for start in range(0, len(keys), PAGE_RESULTS):
+            with disk_errors():
+                found = await self._in_thread(
+                    self._readers, self._directory.read_many, keys[start : start + PAGE_RESULTS]
+                )
+            yield {digest: result for digest, result in found.items() if result is not None}
 
     async def _write(self, group: Sequence[Change]) -> None:
         now = self._clock.now()

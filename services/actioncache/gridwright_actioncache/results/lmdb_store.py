@@ -23,11 +23,11 @@ from typing import Self
 import lmdb
 
 from gridwright.clock import Clock
-from gridwright.digest import Digest
+from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
 from gridwright_actioncache.results.grouped_changes import Change, GroupedChanges
 from gridwright_actioncache.results.lmdb_environment import open_environment
-from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.store import PAGE_RESULTS, ResultStore
 
 #: Evicting more rows than this in one transaction would keep another process, and our own next group, waiting.
 _ROWS_PER_TRANSACTION = 1_000
@@ -41,6 +41,9 @@ _READERS = 4
 _UPKEEP_SECONDS = 60.0
 #: A time of last use, in milliseconds since the epoch; big-endian, so that the table is in order of time.
 _TIME_BYTES = 8
+#: In a key: what stands for the instance, and the size of the action.
+_PREFIX_BYTES = 32
+_SIZE_BYTES = 8
 
 
 class LmdbStore(ResultStore):
@@ -105,6 +108,16 @@ class LmdbStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._changes.make(instance, dict.fromkeys(action_digests))
 
+    async def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        loop = asyncio.get_running_loop()
+        prefix = _instance_prefix(instance)
+        start: bytes | None = prefix
+        while start is not None:
+            # A transaction for each page: one that stayed open would keep pages that others free from being used.
+            page, start = await loop.run_in_executor(self._readers, self._read_page, prefix, start)
+            if page:
+                yield page
+
     def used_bytes(self) -> int:
         """Return how much of ``max_bytes`` is in use."""
         with self._environment.begin() as transaction:
@@ -127,6 +140,22 @@ class LmdbStore(ResultStore):
         except lmdb.Error as error:
             raise Unavailable(f"results cannot be read: {error}") from error
         return found, stale
+
+    def _read_page(self, prefix: bytes, start: bytes) -> tuple[dict[Digest, bytes], bytes | None]:
+        """Return the results from the key *start* on, and where the next page begins, if there is one."""
+        page: dict[Digest, bytes] = {}
+        try:
+            with self._environment.begin(db=self._results) as transaction, transaction.cursor() as cursor:
+                more = cursor.set_range(start)
+                while more and cursor.key().startswith(prefix):
+                    key = bytes(cursor.key())
+                    if len(page) == PAGE_RESULTS:
+                        return page, key
+                    page[_digest_of(key)] = bytes(cursor.value()[_TIME_BYTES:])
+                    more = cursor.next()
+        except lmdb.Error as error:
+            raise Unavailable(f"results cannot be read: {error}") from error
+        return page, None
 
     async def _write(self, group: Sequence[Change]) -> None:
         touched, self._touched = self._touched, set()
@@ -225,6 +254,12 @@ def _key(instance: str, digest: Digest) -> bytes:
             _instance_prefix(instance),
             digest.function.to_bytes(1),
             bytes.fromhex(digest.hash),
-            digest.size_bytes.to_bytes(8),
+            digest.size_bytes.to_bytes(_SIZE_BYTES),
         )
     )
+
+
+def _digest_of(key: bytes) -> Digest:
+    function = key[_PREFIX_BYTES]
+    hash_, size = key[_PREFIX_BYTES + 1 : -_SIZE_BYTES], key[-_SIZE_BYTES:]
+    return Digest(DigestFunction(function), hash_.hex(), int.from_bytes(size))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from itertools import islice
 
 from gridwright.blobs.eviction import EvictionOrder, EvictionPolicy
 from gridwright.clock import Clock
 from gridwright.digest import Digest
 from gridwright.errors import ResourceExhausted
-from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.store import PAGE_RESULTS, ResultStore
 
 _Key = tuple[str, Digest]
 
@@ -50,6 +51,12 @@ class MemoryResultStore(ResultStore):
 
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         self._drop(key for digest in action_digests if self._order.discard(key := (instance, digest)))
+
+    async def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        # Of the keys as they are now: what is dropped meanwhile would change what is iterated over.
+        keys = iter([key for key in self._results if key[0] == instance])
+        while page := list(islice(keys, PAGE_RESULTS)):
+            yield {key[1]: self._results[key] for key in page if key in self._results}
 
     def _drop(self, keys: Iterable[_Key]) -> None:
         for key in keys:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Verdict
 
 
 class ResultRecorder(Protocol):
@@ -71,6 +72,12 @@ class MeteredResultStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         with self._measured("remove"):
             await self._inner.remove(instance, action_digests)
+
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        return self._inner.walk(instance)
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        return await self._inner.explain(instance, action_digest)
 
     @contextmanager
     def _measured(self, operation: str) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import NoReturn
 
 from gridwright.digest import Digest
 from gridwright.errors import PermissionDenied
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Verdict
 
 
 class ReadOnlyResultStore(ResultStore):
@@ -31,6 +32,12 @@ class ReadOnlyResultStore(ResultStore):
 
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         self._refuse()
+
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        return self._inner.walk(instance)
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        return await self._inner.explain(instance, action_digest)
 
     def _refuse(self) -> NoReturn:
         raise PermissionDenied("this action cache is read-only (read_only in its settings)")

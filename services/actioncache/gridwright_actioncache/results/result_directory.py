@@ -120,15 +120,25 @@ class ResultDirectory:
         for folder in os.scandir(self._root):
             if not _FOLDER_NAME.fullmatch(folder.name) or not folder.is_dir(follow_symlinks=False):
                 continue
-            for name, function in _FUNCTIONS.items():
-                with suppress(FileNotFoundError):
-                    for file in os.scandir(f"{folder.path}/{name}"):
-                        match = _FILE_NAME.fullmatch(file.name)
-                        if match is None or len(match[1]) != function.hash_length:
-                            continue
-                        stat = file.stat(follow_symlinks=False)
-                        key = ResultKey(folder.name, Digest(function, match[1], int(match[2])))
-                        yield FoundFile(key, cost_of(stat.st_size - _HEADER.size), stat.st_mtime)
+            for key, file in self._files_in(folder.name):
+                stat = file.stat(follow_symlinks=False)
+                yield FoundFile(key, cost_of(stat.st_size - _HEADER.size), stat.st_mtime)
+
+    def keys_in(self, folder: str) -> list[ResultKey]:
+        """Return what is there of one instance, see :func:`folder_of`.
+
+        Raises:
+            OSError: the disk does not answer.
+        """
+        return [key for key, _ in self._files_in(folder)]
+
+    def _files_in(self, folder: str) -> Iterator[tuple[ResultKey, os.DirEntry[str]]]:
+        for name, function in _FUNCTIONS.items():
+            with suppress(FileNotFoundError):
+                for file in os.scandir(f"{self._root}/{folder}/{name}"):
+                    match = _FILE_NAME.fullmatch(file.name)
+                    if match is not None and len(match[1]) == function.hash_length:
+                        yield ResultKey(folder, Digest(function, match[1], int(match[2]))), file
 
     def holds(self, key: ResultKey) -> bool:
         """Return whether there is a file."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from gridwright.digest import Digest
 from gridwright_actioncache.results.key_locks import KeyLocks
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome, Verdict
 
 
 class SizePartitionedResultStore(ResultStore):
@@ -47,3 +48,12 @@ class SizePartitionedResultStore(ResultStore):
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._lower.remove(instance, action_digests)
         await self._upper.remove(instance, action_digests)
+
+    async def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        for part in (self._lower, self._upper):
+            async for page in part.walk(instance):
+                yield page
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        verdict = await self._lower.explain(instance, action_digest)
+        return verdict if verdict.outcome is not Outcome.ABSENT else await self._upper.explain(instance, action_digest)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from gridwright.digest import Digest
 from gridwright.errors import FailedPrecondition
 from gridwright_actioncache.results.key_locks import KeyLocks
+from gridwright_actioncache.results.provenance import result_in
 from gridwright_actioncache.results.store import ResultStore
+from gridwright_actioncache.results.verdict import Outcome, Verdict
 
 
 class WriteOnceResultStore(ResultStore):
     """Keeps the first result of an action; another one for the same action is refused.
 
     An action that was built twice with different outputs is not reproducible, and whoever
-    comes second must not change what the first one's users have. The same bytes once more
-    are no change. What *inner* does not find may be written again, so above a completeness
+    comes second must not change what the first one's users have. The same bytes once more,
+    whoever sent them, are no change. What *inner* does not find may be written again, so above a completeness
     check a result whose outputs are gone is replaced.
     """
 
@@ -38,11 +40,17 @@ class WriteOnceResultStore(ResultStore):
             FailedPrecondition: there is another one.
         """
         async with self._locks.of(instance, action_digest):
-            kept = (await self._inner.get_many(instance, [action_digest])).get(action_digest)
-            if kept is None:
+            kept = await self._inner.explain(instance, action_digest)
+            if kept.outcome is not Outcome.HIT or kept.document is None:
                 await self._inner.put(instance, action_digest, result)
-            elif kept != result:
+            elif result_in(kept.document) != result_in(result):
                 raise FailedPrecondition(f"action {action_digest} has a result already, and it may be written once")
 
     async def remove(self, instance: str, action_digests: Collection[Digest]) -> None:
         await self._inner.remove(instance, action_digests)
+
+    def walk(self, instance: str) -> AsyncIterator[Mapping[Digest, bytes]]:
+        return self._inner.walk(instance)
+
+    async def explain(self, instance: str, action_digest: Digest) -> Verdict:
+        return await self._inner.explain(instance, action_digest)

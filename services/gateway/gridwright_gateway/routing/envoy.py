@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from gridwright_gateway.routing.table import ROUTES, Backend, Route
+from gridwright_gateway.routing.table import ROUTES, Backend, Retry, Route
 from gridwright_gateway.routing.targets import Endpoint, Host, Pipe
 
 #: A part of the document, as YAML writes it.
@@ -27,11 +27,14 @@ _MAX_CONNECTIONS = 50_000
 _KEEPALIVE: Part = {"interval": "30s", "timeout": "20s"}
 #: Also first messages with 8 KiB of RequestMetadata beside a token pass (checklist HDR-06).
 _MAX_HEADERS_KIB = 64
-#: What a service sends to mean that another try may succeed, and what shows that a call never reached it.
-_RETRY_ON = "unavailable,connect-failure,refused-stream"
+_RETRY_ON = {
+    #: What shows that a call was not answered ...
+    Retry.UNANSWERED: "connect-failure,refused-stream,reset",
+    #: ... and what a service sends to mean that another try may succeed.
+    Retry.UNAVAILABLE: "unavailable,connect-failure,refused-stream",
+}
 #: A service that restarts is back in a second or two; five tries, with waits of 1.2 s on average, span that.
 _RETRIES: Part = {
-    "retry_on": _RETRY_ON,
     "num_retries": 5,
     "retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"},
 }
@@ -147,8 +150,8 @@ def _route(route: Route) -> Part:
     if route.held:
         # Against five minutes of silence, which an action that takes longer keeps as well.
         action["idle_timeout"] = "0s"
-    if route.retried:
-        action["retry_policy"] = _RETRIES
+    if route.retry is not Retry.NEVER:
+        action["retry_policy"] = {"retry_on": _RETRY_ON[route.retry], **_RETRIES}
     return {"match": {"prefix" if route.is_whole_service else "path": route.path, "grpc": {}}, "route": action}
 
 
