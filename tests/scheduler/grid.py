@@ -24,6 +24,7 @@ from gridwright.wire.rpc import Channel
 from gridwright.wire.server import serving
 from gridwright_scheduler.app import Neighbours, open_scheduler, server_options
 from gridwright_scheduler.config import SchedulerFile
+from tests.scheduler.databases import settings_in
 from tests.scheduler.neighbours import SHA256, FakeActionCache, FakeCas
 from tests.scheduler.scripted_worker import ScriptedWorker
 
@@ -181,8 +182,10 @@ def settings_for(directory: Path, *, bots: Mapping[str, Any] | None = None, **sc
     """Return settings for a scheduler on any free port."""
     section = {
         "listen": "127.0.0.1:0",
-        "database_url": f"sqlite:///{directory}/scheduler.db",
+        "database": settings_in(directory),
         "drain_seconds": 2,
+        # Most tests have but one worker.
+        "avoid_failed_worker_seconds": 0,
         "bots": {"hold_seconds": 5, **(bots or {})},
         **scheduler,
     }

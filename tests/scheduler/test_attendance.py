@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from gridwright.testing.clock import FakeClock
 from gridwright_scheduler.action_queue import ActionQueue, Errand
 from gridwright_scheduler.queue.names import BotKey, SessionName
 from gridwright_scheduler.sessions import Session, Sessions
+from tests.scheduler.databases import Tables
 from tests.scheduler.grid import open_grid
 from tests.scheduler.scripted_worker import ScriptedWorker
 
@@ -24,14 +23,14 @@ QUICK = {"silence_seconds": 0.5, "heartbeat_seconds": 0.1}
 
 
 async def test_a_lease_that_no_session_holds_goes_to_another_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gridwright_scheduler.upkeep._SLOW_LOOK_ROUNDS", 1)
     async with open_grid(tmp_path, max_attempts=1) as grid:
         stream = grid.client.execute(await grid.client.upload("true"))
         holder = await grid.worker("holder")
         await holder.take()
-        execute_sql(tmp_path, "UPDATE actions SET lease_id = 'main/lost'")
+        tables.execute("UPDATE actions SET lease_id = 'main/lost'")
         other = await grid.worker("other")
         await asyncio.wait_for(other.run(re.ActionResult(stdout_raw=b"found")), 10)
         response = await stream.response()
@@ -39,12 +38,14 @@ async def test_a_lease_that_no_session_holds_goes_to_another_worker(
         assert not response.message  # nobody failed
 
 
-async def test_a_lease_that_is_no_longer_current_leaves_its_session_when_the_bot_is_through(tmp_path: Path) -> None:
+async def test_a_lease_that_is_no_longer_current_leaves_its_session_when_the_bot_is_through(
+    tmp_path: Path, tables: Tables
+) -> None:
     async with open_grid(tmp_path) as grid:
         first = grid.client.execute(await grid.client.upload("first"))
         worker = await grid.worker()
         [lease] = await worker.take()
-        execute_sql(tmp_path, "UPDATE actions SET state = 4, response = x'', finished_at = 1e12")
+        tables.execute(f"UPDATE actions SET state = 4, response = {tables.no_bytes}, finished_at = 1e12")
         worker.finish(lease.id, re.ActionResult())
         assert not (await worker.update()).leases
         second = grid.client.execute(await grid.client.upload("second"))
@@ -54,9 +55,9 @@ async def test_a_lease_that_is_no_longer_current_leaves_its_session_when_the_bot
 
 
 async def test_a_report_that_could_not_be_stored_does_not_spoil_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridwright_scheduler.database.engine._BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("gridwright_scheduler.database.sqlite._BUSY_TIMEOUT_MS", 100)
     async with open_grid(tmp_path) as grid:
         stream = grid.client.execute(await grid.client.upload("true"))
         worker = await grid.worker()
@@ -64,11 +65,8 @@ async def test_a_report_that_could_not_be_stored_does_not_spoil_the_next(
         told = pb.BotSession()
         told.CopyFrom(worker.session)
         worker.finish(lease.id, re.ActionResult())
-        with closing(sqlite3.connect(tmp_path / "scheduler.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(Unavailable):
-                await worker.update()
-            other.execute("ROLLBACK")
+        with tables.failing(), pytest.raises(Unavailable):
+            await worker.update()
         worker.session = told  # as if it had not been through yet
         worker.timeout = 1.0
         assert [held.id for held in (await worker.update()).leases] == [lease.id]
@@ -78,17 +76,15 @@ async def test_a_report_that_could_not_be_stored_does_not_spoil_the_next(
 
 
 async def test_the_leases_of_a_bot_that_falls_silent_while_the_database_fails_go_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridwright_scheduler.database.engine._BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("gridwright_scheduler.database.sqlite._BUSY_TIMEOUT_MS", 100)
     async with open_grid(tmp_path, bots=QUICK) as grid:
         streams = [grid.client.execute(await grid.client.upload(name)) for name in ("one", "two")]
         lost = await grid.worker("lost", capacity=2)
         await lost.take(2)
-        with closing(sqlite3.connect(tmp_path / "scheduler.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with tables.failing():
             await asyncio.sleep(2.5)  # rounds of upkeep, all in vain
-            other.execute("ROLLBACK")
         found = await grid.worker("found")
         for _ in streams:
             await asyncio.wait_for(found.run(), 10)
@@ -124,10 +120,12 @@ async def test_what_the_old_process_of_a_bot_is_given_while_the_new_one_comes_go
         assert (await stream.response()).result.exit_code == 0
 
 
-async def test_a_session_that_nobody_knows_does_not_replace_a_newer_one_of_its_bot(tmp_path: Path) -> None:
+async def test_a_session_that_nobody_knows_does_not_replace_a_newer_one_of_its_bot(
+    tmp_path: Path, tables: Tables
+) -> None:
     """BOT-03."""
     async with open_grid(tmp_path) as grid:
-        execute_sql(tmp_path, "INSERT INTO bots (instance, bot_id, session) VALUES ('main', 'worker-1', 'main/newer')")
+        tables.execute("INSERT INTO bots (instance, bot_id, session) VALUES ('main', 'worker-1', 'main/newer')")
         for name in ("main/older", "main/newer"):
             worker = ScriptedWorker(grid.channel)
             worker.session.name, worker.session.status = name, pb.OK
@@ -150,9 +148,3 @@ def test_a_step_of_the_wall_clock_ends_no_session() -> None:
     assert not sessions.silent()
     clock.advance(2)
     assert sessions.silent() == [session]
-
-
-def execute_sql(directory: Path, statement: str) -> None:
-    with closing(sqlite3.connect(directory / "scheduler.db")) as database:
-        database.execute(statement)
-        database.commit()

@@ -310,6 +310,48 @@ async def test_a_bot_that_comes_back_after_its_time_is_taken_in_without_what_it_
         assert (await stream.response()).status.code == code_pb2.OK
 
 
+async def test_an_action_waits_a_while_for_another_bot_than_the_one_that_failed_it(tmp_path: Path) -> None:
+    async with open_grid(tmp_path, avoid_failed_worker_seconds=60) as grid:
+        stream, behind = await started(grid), await started(grid, "behind")
+        failing = await grid.worker("failing")
+        await fail(failing)
+        await failing.run(re.ActionResult(stdout_raw=b"behind"))
+        assert (await behind.response()).result.stdout_raw == b"behind"
+        poll = failing.poll()
+        assert await nothing_happens(poll)
+        other = await grid.worker("other")
+        await other.run()
+        response = await stream.response()
+        assert response.result.execution_metadata.worker == "other"
+        assert "worker failing reported INTERNAL" in response.message
+        poll.cancel()
+
+
+async def test_when_there_is_no_other_bot_the_one_that_failed_an_action_gets_it_again(tmp_path: Path) -> None:
+    async with open_grid(tmp_path, avoid_failed_worker_seconds=0.5) as grid:
+        stream = await started(grid)
+        worker = await grid.worker()
+        await fail(worker)
+        await worker.run()
+        assert (await stream.response()).status.code == code_pb2.OK
+
+
+async def test_an_action_that_is_to_be_tried_once_is(grid: Grid) -> None:
+    digest = await grid.client.upload("true", properties={"retry": "never"})
+    stream = grid.client.execute(digest)
+    await fail(await grid.worker())
+    response = await stream.response()
+    assert response.status.code == code_pb2.FAILED_PRECONDITION
+    assert "retry=never asks: worker worker-1 reported INTERNAL: disk full" in response.status.message
+
+
+async def fail(worker: ScriptedWorker) -> None:
+    """Take an action, and report a fault of the worker."""
+    [lease] = await worker.take()
+    worker.finish(lease.id, None, code_pb2.INTERNAL, "disk full")
+    await worker.update()
+
+
 async def test_an_action_that_is_tried_too_often_ends_with_the_names_of_those_who_failed(tmp_path: Path) -> None:
     """ERR-13."""
     async with open_grid(tmp_path, max_attempts=2) as grid:

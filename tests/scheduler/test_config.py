@@ -8,7 +8,8 @@ import pytest
 
 from gridwright.errors import ConfigurationError
 from gridwright.settings import validate_settings
-from gridwright_scheduler.config import PropertyKind, SchedulerFile, SchedulerSettings
+from gridwright_scheduler.config import SchedulerFile, SchedulerSettings
+from gridwright_scheduler.queue.property_rules import UnknownProperties
 from gridwright_worker.config import WorkerSettings
 
 
@@ -39,6 +40,48 @@ def test_scheduler_and_worker_agree_on_the_timeout_of_an_action_that_asks_for_no
 
 def test_a_platform_property_is_matched_as_its_kind_says() -> None:
     section = scheduler(platform_properties={"ISA": "exact", "cpu_count": "minimum", "pool": "priority", "x": "ignore"})
-    assert section.properties_of(PropertyKind.MINIMUM) == {"cpu_count"}
+    assert section.property_rules.wanted("cpu_count", "4") == ("cpu_count", 4)
+    assert section.property_rules.wanted("pool", "4") == ("pool", None)
     with pytest.raises(ConfigurationError, match=r"scheduler.platform_properties.ISA: .*'exact', 'minimum'"):
         scheduler(platform_properties={"ISA": "best"})
+
+
+def test_properties_that_nothing_names_are_refused_once_some_are_named() -> None:
+    def unknown(**settings: Any) -> UnknownProperties:
+        return scheduler(**settings).property_rules.unknown
+
+    assert unknown() is UnknownProperties.EXACT
+    assert unknown(platform_properties={"ISA": "exact"}) is UnknownProperties.REFUSE
+    assert unknown(platform_properties={"ISA": "exact"}, unknown_properties="ignore") is UnknownProperties.IGNORE
+
+
+@pytest.mark.parametrize(
+    ("defaults", "why"),
+    [
+        ({"nowhere": {"ISA": "x86-64"}}, r"platform_defaults.nowhere: there is no such instance"),
+        ({"main": {"zzz": "1"}}, r"platform_defaults.main.zzz: the platform property 'zzz' is unknown"),
+        ({"main": {"cpu_count": "many"}}, r"platform_defaults.main.cpu_count: .* is a number here"),
+    ],
+)
+def test_defaults_that_no_action_could_have_are_refused(defaults: dict[str, Any], why: str) -> None:
+    kinds = {"ISA": "exact", "cpu_count": "minimum"}
+    scheduler(platform_properties=kinds, platform_defaults={"main": {"ISA": "x86-64", "cpu_count": "2"}})
+    with pytest.raises(ConfigurationError, match=why):
+        scheduler(platform_properties=kinds, platform_defaults=defaults)
+
+
+def test_a_database_has_a_short_form_and_a_long_one() -> None:
+    assert scheduler(database_url="sqlite:///a.db").state.url == "sqlite:///a.db"
+    assert scheduler(database={"url": "sqlite:///a.db"}).state.url == "sqlite:///a.db"
+    both = scheduler(database_url="postgresql://x/y", database={"pool_size": 7}).state
+    assert (both.url, both.pool_size, both.migrates_at_start) == ("postgresql://x/y", 7, False)
+    assert scheduler().state.migrates_at_start
+    assert scheduler(database={"url": "postgresql://x/y", "migrate": "auto"}).state.migrates_at_start
+    with pytest.raises(ConfigurationError, match="not both"):
+        scheduler(database_url="sqlite:///a.db", database={"url": "sqlite:///b.db"})
+    for url in ("sqlite:///", "sqlite://x", "mysql://x:secret@y/z", ""):
+        with pytest.raises(ConfigurationError, match=r"database_url: write sqlite:///PATH") as refused:
+            scheduler(database_url=url)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="not both"):
+        scheduler(database={"password_env": "X", "password_file": "x"})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,18 @@ from sqlalchemy import Connection, text
 
 from gridwright.errors import ConfigurationError, GridwrightError, InvalidRequest, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright_scheduler.database.engine import Database, open_database
+from gridwright_scheduler.database.engine import Database
+from gridwright_scheduler.database.opening import open_database
 from gridwright_scheduler.database.turns import Commands, Turns
+from tests.scheduler.databases import Tables, database_in
 from tests.scheduler.grid import open_grid
 
 
 async def test_a_database_that_is_locked_is_unavailable_to_clients_and_workers_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a stock worker any other code would be the end of its jobs."""
-    monkeypatch.setattr("gridwright_scheduler.database.engine._BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("gridwright_scheduler.database.sqlite._BUSY_TIMEOUT_MS", 100)
     async with open_grid(tmp_path) as grid:
         stream = grid.client.execute(await grid.client.upload("true"))
         name = (await stream.next()).name
@@ -31,8 +32,7 @@ async def test_a_database_that_is_locked_is_unavailable_to_clients_and_workers_a
         [lease] = await worker.take()
         worker.finish(lease.id, pb.ActionResult(stdout_raw=b"kept"))
         told = worker.session
-        with closing(sqlite3.connect(tmp_path / "scheduler.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with tables.failing():
             with pytest.raises(Unavailable):
                 await worker.update()
             with pytest.raises(Unavailable):
@@ -40,7 +40,6 @@ async def test_a_database_that_is_locked_is_unavailable_to_clients_and_workers_a
             with pytest.raises(Unavailable):
                 await grid.worker("another")
             assert not (await grid.client.get(name)).done  # reading goes on
-            other.execute("ROLLBACK")
         worker.session = told
         assert not (await worker.update()).leases
         response = await stream.response()
@@ -97,19 +96,20 @@ async def test_a_sender_that_goes_away_leaves_its_command(tmp_path: Path) -> Non
         await asyncio.wait_for(committed.wait(), 5)
 
 
-async def test_a_database_has_one_scheduler_at_a_time(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/test.db"
-    async with open_database(url):
+async def test_a_database_has_one_scheduler_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = database_in(tmp_path)
+    monkeypatch.setattr("gridwright_scheduler.database.postgresql._SOLE_USE_SECONDS", 0.2)
+    async with open_database(settings):
         with pytest.raises(ConfigurationError, match="another scheduler uses"):
-            async with open_database(url):
+            async with open_database(settings):
                 pytest.fail("two would give one action to two workers")
-    async with open_database(url):
+    async with open_database(settings):
         pass
 
 
 @asynccontextmanager
 async def open_turns(directory: Path) -> AsyncIterator[tuple[Database, Turns]]:
-    async with open_database(f"sqlite:///{directory}/test.db") as database:
+    async with open_database(database_in(directory)) as database:
         await database.write(lambda connection: connection.execute(text("CREATE TABLE numbers (n INTEGER UNIQUE)")))
         turns = Turns(database)
         running = asyncio.create_task(turns.run())

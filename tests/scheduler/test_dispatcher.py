@@ -7,12 +7,13 @@ from pathlib import Path
 from gridwright.clock import SystemClock
 from gridwright_scheduler.board import Board
 from gridwright_scheduler.database.assignments import Bounds
-from gridwright_scheduler.database.engine import open_database
+from gridwright_scheduler.database.opening import open_database
 from gridwright_scheduler.database.turns import Turns
 from gridwright_scheduler.dispatcher import Dispatcher
 from gridwright_scheduler.queue.names import BotKey, SessionName
 from gridwright_scheduler.queue.platform import Offer, Requirements, platform_id
 from gridwright_scheduler.sessions import Session, Sessions
+from tests.scheduler.databases import database_in
 
 NEEDS = Requirements("main", (), ours_only=False)
 
@@ -25,7 +26,7 @@ async def test_a_hint_that_two_looks_at_the_queue_did_not_find_true_is_dropped(t
     session.offer = Offer("main", frozenset(), ours=True)
     session.healthy = True
     sessions.begin(session)
-    async with open_database(f"sqlite:///{tmp_path}/scheduler.db") as database:
+    async with open_database(database_in(tmp_path)) as database:
         dispatcher = Dispatcher(Turns(database), sessions, Board(), Bounds(1, 1), clock)
         with session.poll():
             assert dispatcher.take() is None

@@ -438,11 +438,34 @@ async def test_settings_say_how_properties_are_matched(tmp_path: Path) -> None:
         wanted = {"cpu_count": "4", "memory_kb": "1000"}
         stream = grid.client.execute(await grid.client.upload("true", properties=wanted))
         await stream.next()
-        small = await grid.worker("small", properties=[("cpu_count", "2")])
-        poll = small.poll()
-        large = await grid.worker("large", properties=[("cpu_count", "16")])
+        small = await grid.worker("small", properties=[("cpu_count", "2"), ("memory_kb", "1000")])
+        bare = await grid.worker("bare", properties=[("cpu_count", "16")])
+        polls = [small.poll(), bare.poll()]
+        large = await grid.worker("large", properties=[("cpu_count", "16"), ("memory_kb", "9")])
         await large.run()
         assert (await stream.response()).result.execution_metadata.worker == "large"
+        for poll in polls:
+            assert not poll.done()
+            poll.cancel()
+
+
+async def test_a_property_that_the_settings_do_not_know_is_refused_with_its_name(tmp_path: Path) -> None:
+    """PLAT-03."""
+    async with open_grid(tmp_path, platform_properties={"ISA": "exact"}) as grid:
+        with pytest.raises(InvalidRequest, match="'zzz' is unknown to this grid, which knows ISA, chrootRootDigest"):
+            await grid.client.execute(await grid.client.upload("true", properties={"zzz": "1"})).next()
+
+
+async def test_an_instance_has_properties_for_actions_that_name_none(tmp_path: Path) -> None:
+    async with open_grid(tmp_path, platform_defaults={"main": {"OSFamily": "linux"}}) as grid:
+        stream = grid.client.execute(await grid.client.upload("true"))
+        await stream.next()
+        other = await grid.worker("other", properties=[("OSFamily", "windows")])
+        poll = other.poll()
+        worker = await grid.worker("fitting", properties=[("OSFamily", "linux")])
+        action = await worker.run()
+        assert not action.platform.properties
+        assert (await stream.response()).result.execution_metadata.worker == "fitting"
         assert not poll.done()
         poll.cancel()
 

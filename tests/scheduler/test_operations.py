@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from google.rpc import code_pb2
 
 from gridwright.errors import InvalidRequest, NotFound, Unimplemented
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from tests.scheduler.grid import Grid, Stream, nothing_happens, open_grid, response_of
+from gridwright.wire.digests import digest_message
+from gridwright.wire.request_metadata import KEY
+from gridwright.wire.request_metadata import metadata_of as request_metadata_of
+from tests.scheduler.grid import Grid, Stream, metadata_of, nothing_happens, open_grid, response_of
 
 
 async def test_a_cancelled_operation_ends_with_that_status_and_never_starts(grid: Grid) -> None:
@@ -159,6 +163,101 @@ async def test_a_list_can_be_narrowed_to_a_stage(grid: Grid) -> None:
         await stream.close()
 
 
+async def test_a_list_can_be_narrowed_to_an_invocation_an_action_a_worker_and_a_name(grid: Grid) -> None:
+    """OPS-10."""
+    first = await began_in(grid, "build 1", "first")
+    done = await began_in(grid, "build 2", "done")
+    worker = await grid.worker("w-2")
+    for _ in range(2):
+        await worker.run()
+    await done.response()
+    quiet = await started(grid, "quiet")
+    digest = metadata_of(done.seen[0]).action_digest
+    both = {first.name, done.name}
+
+    async def names(filter_: str) -> set[str]:
+        return {operation.name for operation in (await listed(grid, filter=filter_)).operations}
+
+    assert await names('invocation_id = "build 1"') == {first.name}
+    assert await names('invocation_id != "build 1"') == {done.name, quiet.name}
+    assert await names(f"action_digest = {digest.hash}/{digest.size_bytes}") == {done.name}
+    assert await names(f"action_digest={digest.hash}/{digest.size_bytes + 1}") == set()
+    assert await names("worker = w-2") == both
+    assert await names("worker != w-2 & stage = queued") == {quiet.name}
+    assert await names('stage=completed&invocation_id="build 2"&worker=w-2') == {done.name}
+    assert await names("stage = completed & stage = queued") == set()
+    assert await names(f"name = {quiet.name}") == {quiet.name}
+    assert await names(f"name = {quiet.name.removeprefix('main/')}") == {quiet.name}
+    assert await names(f"name != {quiet.name}") == both
+    for stream in (first, quiet):
+        await stream.close()
+
+
+async def test_a_filter_that_cannot_be_read_is_refused_with_what_to_write(grid: Grid) -> None:
+    with pytest.raises(InvalidRequest, match=r"unknown key 'colour'.*stage.*invocation_id.*action_digest.*joined by &"):
+        await listed(grid, filter="stage = queued & colour = red")
+
+
+async def test_an_operation_that_is_deleted_is_forgotten_and_its_action_goes_on(grid: Grid) -> None:
+    """OPS-09."""
+    stream = await began_in(grid, "build", "true")
+    worker = await grid.worker()
+    [lease] = await worker.take()
+    await delete(grid, stream.name)
+    for again in (grid.client.get, partial(delete, grid)):
+        with pytest.raises(NotFound):
+            await again(stream.name)
+    with pytest.raises(NotFound):
+        await grid.client.wait(stream.name).next()
+    assert not (await listed(grid)).operations
+    worker.finish(lease.id, pb.ActionResult(stdout_raw=b"for the cache"))
+    await worker.update()
+    assert (await stream.response()).result.stdout_raw == b"for the cache"
+    assert grid.cache.results
+
+
+async def test_an_operation_that_the_cache_answered_can_be_deleted(grid: Grid) -> None:
+    """OPS-09."""
+    digest = await grid.client.upload("true")
+    grid.cache.results["main", digest.hash] = pb.ActionResult()
+    stream = grid.client.execute(digest)
+    await stream.response()
+    await delete(grid, stream.name)
+    with pytest.raises(NotFound):
+        await grid.client.get(stream.name)
+
+
+async def test_an_invocation_is_cancelled_as_a_whole_and_nothing_else_is(grid: Grid) -> None:
+    of_it = [await began_in(grid, "build/1", str(number)) for number in range(3)]
+    shared = await began_in(grid, "build/1", "shared")
+    other = await began_in(grid, "build/2", "shared")
+    quiet = await started(grid, "quiet")
+    worker = await grid.worker()
+    await worker.take()
+    poll = worker.poll()
+    assert await nothing_happens(poll)
+    await grid.client.cancel("main/invocations/build/1")
+    for stream in (*of_it, shared):
+        assert (await stream.response()).status.code == code_pb2.CANCELLED
+    assert not (await poll).leases
+    await worker.run(pb.ActionResult(stdout_raw=b"for the other"))
+    assert (await other.response()).result.stdout_raw == b"for the other"
+    assert not (await grid.client.get(quiet.name)).done
+    await grid.client.cancel("main/invocations/build/1")  # OPS-05
+    await quiet.close()
+
+
+@pytest.mark.parametrize("name", ["main/invocations/never", "main/invocations/", "nowhere/invocations/build"])
+async def test_an_invocation_that_nobody_knows_is_not_found(grid: Grid, name: str) -> None:
+    """OPS-03."""
+    stream = await began_in(grid, "build", "true")
+    with pytest.raises(NotFound):
+        await grid.client.cancel(name)
+    assert not (await grid.client.get(stream.name)).done
+    await grid.client.cancel("invocations/build")  # of the instance that the empty name means
+    assert (await stream.response()).status.code == code_pb2.CANCELLED
+
+
 def encoded(text: str) -> str:
     """Return *text* as page tokens are written."""
     return base64.urlsafe_b64encode(text.encode()).decode()
@@ -167,9 +266,20 @@ def encoded(text: str) -> str:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"filter": "name = x"},
         {"filter": "stage = nonsense"},
+        {"filter": "stage"},
+        {"filter": "stage = queued &"},
+        {"filter": "& stage = queued"},
+        {"filter": "stage = queued, worker = w"},
+        {"filter": "stage < completed"},
+        {"filter": "colour = red"},
+        {"filter": "action_digest = nonsense"},
+        {"filter": f"action_digest = {'0' * 64}/{'9' * 19}"},
+        {"filter": "worker = a\0b"},
+        {"filter": " & ".join(["worker != w"] * 21)},
+        {"filter": f"worker = {'w' * 9000}"},
         {"page_token": "nonsense"},
+        {"page_token": encoded('[1.0, "a\\u0000b"]')},
         {"page_token": "WzEsMl0="},
         {"page_token": encoded(f'[1{"0" * 400}, "x"]')},
         {"page_token": encoded("[" * 10_000)},
@@ -185,11 +295,9 @@ async def test_a_list_that_cannot_be_made_is_refused(grid: Grid, wrong: dict[str
 
 
 async def test_what_is_not_offered_says_so(grid: Grid) -> None:
-    """OPS-01, OPS-11."""
+    """OPS-11."""
     with pytest.raises(Unimplemented):
         await listed(grid, return_partial_success=True)
-    with pytest.raises(Unimplemented):
-        await grid.client.operations.delete_operation(operations_pb2.DeleteOperationRequest(name="main/x"), timeout=5.0)
 
 
 async def test_waiting_for_an_operation_ends_with_it_or_with_the_time(grid: Grid) -> None:
@@ -223,11 +331,64 @@ async def test_finished_operations_are_forgotten_after_a_while(tmp_path: Path) -
         assert (await again.response()).status.code == code_pb2.OK
 
 
+async def test_an_operation_tells_who_began_it_and_not_who_joined_its_action(grid: Grid) -> None:
+    """HDR-03, HDR-04."""
+    digest = await grid.client.upload("sleep")
+    said = {}
+    for invocation in ("first", "second"):
+        sent = request_metadata_of(pb.RequestMetadata(tool_invocation_id=invocation, target_id="//a:b"))
+        request = pb.ExecuteRequest(instance_name="main", action_digest=digest_message(digest))
+        stream = Stream(grid.client.execution.execute(request, timeout=60.0, metadata=sent))
+        await stream.next()
+        said[stream.name] = sent
+        await stream.close()
+    quiet = await started(grid, "true")
+    said[quiet.name] = ()
+    await quiet.close()
+    for name, sent in said.items():
+        assert await trailers_of(grid, name) == tuple(sent)
+
+
+async def test_an_operation_that_the_cache_answered_tells_who_began_it(grid: Grid) -> None:
+    """HDR-03."""
+    digest = await grid.client.upload("true")
+    grid.cache.results["main", digest.hash] = pb.ActionResult(stdout_raw=b"cached")
+    sent = request_metadata_of(pb.RequestMetadata(tool_invocation_id="first"))
+    request = pb.ExecuteRequest(instance_name="main", action_digest=digest_message(digest))
+    stream = Stream(grid.client.execution.execute(request, timeout=60.0, metadata=sent))
+    assert (await stream.response()).cached_result
+    assert await trailers_of(grid, stream.name) == tuple(sent)
+    await stream.close()
+
+
+async def trailers_of(grid: Grid, name: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Return what comes after the answer to GetOperation."""
+    heard: list[tuple[str, str | bytes]] = []
+    request = operations_pb2.GetOperationRequest(name=name)
+    await grid.client.operations.get_operation(request, timeout=10.0, on_trailers=heard.extend)
+    return tuple((key, value) for key, value in heard if key == KEY)
+
+
 async def started(grid: Grid, *arguments: str) -> Stream:
     """Execute a command; return its stream, of which one message was read."""
     stream = grid.client.execute(await grid.client.upload(*arguments))
     await stream.next()
     return stream
+
+
+async def began_in(grid: Grid, invocation: str, *arguments: str) -> Stream:
+    """Execute a command as part of *invocation*; return its stream, of which one message was read."""
+    digest = await grid.client.upload(*arguments)
+    request = pb.ExecuteRequest(instance_name="main", action_digest=digest_message(digest))
+    sent = request_metadata_of(pb.RequestMetadata(tool_invocation_id=invocation))
+    stream = Stream(grid.client.execution.execute(request, timeout=60.0, metadata=sent))
+    await stream.next()
+    return stream
+
+
+async def delete(grid: Grid, name: str) -> None:
+    """Have the operation *name* forgotten."""
+    await grid.client.operations.delete_operation(operations_pb2.DeleteOperationRequest(name=name), timeout=10.0)
 
 
 async def listed(grid: Grid, **request: object) -> operations_pb2.ListOperationsResponse:

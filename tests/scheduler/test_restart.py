@@ -23,8 +23,10 @@ from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as 
 from gridwright.settings import Address
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.server import ServerOptions, serving
-from gridwright_scheduler.database.engine import open_database
-from tests.scheduler.grid import Client, stage_of
+from gridwright_scheduler.config import DatabaseSettings
+from gridwright_scheduler.database.opening import open_database
+from tests.scheduler.databases import settings_in
+from tests.scheduler.grid import Client, response_of, stage_of
 from tests.scheduler.neighbours import FakeActionCache, FakeCas
 from tests.scheduler.scripted_worker import ScriptedWorker
 
@@ -76,7 +78,12 @@ async def open_site(directory: Path, monkeypatch: pytest.MonkeyPatch, **section:
         neighbours = f"127.0.0.1:{port}"
         settings = {
             "endpoints": {"cas": neighbours, "actioncache": neighbours},
-            "scheduler": {"listen": "unix:scheduler.sock", "admin": "unix:admin.sock", **section},
+            "scheduler": {
+                "listen": "unix:scheduler.sock",
+                "admin": "unix:admin.sock",
+                "database": settings_in(directory),
+                **section,
+            },
         }
         scheduler = Scheduler(directory, settings)
         await scheduler.start()
@@ -195,8 +202,8 @@ async def test_sigterm_drains_and_exits_with_zero_also_with_calls_held(
             await stream.next()
 
 
-async def test_a_database_that_cannot_be_opened_is_said_and_ends_the_start(tmp_path: Path) -> None:
-    for url in ("sqlite:////nowhere/at/all.db", "postgresql://x", "nonsense"):
+async def test_a_database_that_cannot_be_opened_is_said_and_ends_the_start(tmp_path: Path, sqlite_only: None) -> None:
+    for url in ("sqlite:////nowhere/at/all.db", "postgresql://x:y/z", "nonsense"):
         settings = {"scheduler": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "database_url": url}}
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(settings))
         process = await asyncio.create_subprocess_exec(
@@ -206,14 +213,14 @@ async def test_a_database_that_cannot_be_opened_is_said_and_ends_the_start(tmp_p
         )
         _, said = await process.communicate()
         assert process.returncode == 78
-        assert b"scheduler.database_url" in said
+        assert b"scheduler.database" in said
 
 
 @pytest.mark.parametrize("state", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
-async def test_a_damaged_database_is_said_and_ends_the_start(tmp_path: Path, state: bytes) -> None:
+async def test_a_damaged_database_is_said_and_ends_the_start(tmp_path: Path, sqlite_only: None, state: bytes) -> None:
     (tmp_path / "scheduler.db").write_bytes(state)
     with pytest.raises(ConfigurationError, match="move it away"):
-        async with open_database(f"sqlite:///{tmp_path}/scheduler.db"):
+        async with open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/scheduler.db")):
             pytest.fail("nothing can be kept in it")
 
 
@@ -235,7 +242,9 @@ async def persistent(client: Client, digest: Digest) -> re.ExecuteResponse:
     stream = client.execute(digest)
     while True:
         try:
-            return await stream.response()
+            while not (stream.seen and stream.seen[-1].done):
+                await stream.next()
+            return response_of(stream.seen[-1])  # whatever becomes of the stream after its last message
         except Unavailable:
             await asyncio.sleep(0.05)
             stream = client.wait(stream.name) if stream.seen else client.execute(digest)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,26 @@ from gridwright.errors import Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright_scheduler.completing import Completing
-from gridwright_scheduler.database.engine import SqliteDatabase
+from gridwright_scheduler.database.engine import Database
+from gridwright_scheduler.database.postgresql import PostgresqlDatabase
 from gridwright_scheduler.database.records import Leased
 from gridwright_scheduler.database.settlements import Settled
+from gridwright_scheduler.database.sqlite import SqliteDatabase
 from gridwright_scheduler.queue.names import ActionId, ActionKey, BotKey, LeaseId
+from tests.postgres import PostgresServer
+from tests.scheduler.databases import Tables, settings_in
 from tests.scheduler.grid import Grid, metadata_of, open_grid
 from tests.scheduler.scripted_worker import ScriptedWorker
 from tests.scheduler.test_restart import answering
 
 
 async def test_a_database_that_cannot_be_read_is_unavailable_and_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: PostgresServer | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gridwright_scheduler.upkeep._SLOW_LOOK_ROUNDS", 1)
     failed = asyncio.Event()
 
-    async def broken(database: SqliteDatabase, work: Callable[[Connection], Any]) -> Any:
+    async def broken(database: Database, work: Callable[[Connection], Any]) -> Any:
         failed.set()
         raise OperationalError("SELECT", None, Exception("disk I/O error"))
 
@@ -44,7 +46,7 @@ async def test_a_database_that_cannot_be_read_is_unavailable_and_ends_nothing(
         stream = grid.client.execute(await grid.client.upload("true"))
         name = (await stream.next()).name
         with monkeypatch.context() as patch:
-            patch.setattr(SqliteDatabase, "read", broken)
+            patch.setattr(SqliteDatabase if database is None else PostgresqlDatabase, "read", broken)
             await asyncio.wait_for(failed.wait(), 5)  # upkeep looks at what is watched
             with pytest.raises(Unavailable, match="database"):
                 await grid.client.get(name)
@@ -57,30 +59,34 @@ async def test_a_database_that_cannot_be_read_is_unavailable_and_ends_nothing(
         await stream.response()
 
 
-async def test_actions_and_bots_of_an_instance_that_is_no_more_do_not_end_the_scheduler(tmp_path: Path) -> None:
+async def test_actions_and_bots_of_an_instance_that_is_no_more_do_not_end_the_scheduler(
+    tmp_path: Path, tables: Tables
+) -> None:
     async with open_grid(tmp_path) as grid:
         for name in ("queued", "executing", "completing"):
             stream = grid.client.execute(await grid.client.upload(name))
             await stream.next()
             await stream.close()
         await grid.worker()
-    with closing(sqlite3.connect(tmp_path / "scheduler.db")) as database:
-        database.execute("UPDATE actions SET instance = 'gone', bot_id = 'b', lease_id = hex(id), give_up_at = 0")
-        database.execute("UPDATE actions SET state = rowid")
-        database.execute("UPDATE bots SET instance = 'gone'")
-        database.commit()
-        async with open_grid(tmp_path) as grid:
-            stream = grid.client.execute(await grid.client.upload("true"))
-            await (await grid.worker()).run()
-            await stream.response()
-            assert database.execute("SELECT count(*) FROM bots WHERE instance = 'gone'").fetchone() == (0,)
-            left = database.execute("SELECT state, response FROM actions WHERE instance = 'gone'").fetchall()
-    assert [state for state, _ in left] == [4, 4, 4]
-    for _, response in left:
-        assert "no longer has the instance" in re.ExecuteResponse.FromString(response).status.message
+    tables.execute("UPDATE actions SET instance = 'gone', bot_id = 'b', lease_id = 'l' || id, give_up_at = 0")
+    earlier = "SELECT count(*) FROM actions AS other WHERE other.sequence < actions.sequence"
+    tables.execute(f"UPDATE actions SET state = 1 + ({earlier})")
+    tables.execute("UPDATE bots SET instance = 'gone'")
+    async with open_grid(tmp_path) as grid:
+        stream = grid.client.execute(await grid.client.upload("true"))
+        await (await grid.worker()).run()
+        await stream.response()
+        assert tables.execute("SELECT count(*) FROM bots WHERE instance = 'gone'") == [("0",)]
+        left = tables.execute("SELECT state, response FROM actions WHERE instance = 'gone'")
+    assert [state for state, _ in left] == ["4", "4", "4"]
+    for _, digits in left:
+        response = re.ExecuteResponse.FromString(bytes.fromhex(digits.removeprefix("\\x")))
+        assert "no longer has the instance" in response.status.message
 
 
-async def test_all_that_is_old_is_forgotten_in_one_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_that_is_old_is_forgotten_in_one_round(
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_grid(tmp_path) as grid:
         worker = await grid.worker()
         for number in range(5):
@@ -89,16 +95,14 @@ async def test_all_that_is_old_is_forgotten_in_one_round(tmp_path: Path, monkeyp
             await stream.response()
     monkeypatch.setattr("gridwright_scheduler.database.upkeep.CHUNK", 1)
     monkeypatch.setattr("gridwright_scheduler.upkeep._RETENTION_ROUNDS", 1_000_000)  # the first, and no other
-    with closing(sqlite3.connect(tmp_path / "scheduler.db")) as database:
-        database.execute("UPDATE actions SET finished_at = 0")
-        database.commit()
-        async with open_grid(tmp_path):
-            for _ in range(200):
-                if database.execute("SELECT count(*) FROM actions").fetchone() == (0,):
-                    break
-                await asyncio.sleep(0.05)
-            else:
-                pytest.fail("some are still there")
+    tables.execute("UPDATE actions SET finished_at = 0")
+    async with open_grid(tmp_path):
+        for _ in range(200):
+            if tables.execute("SELECT count(*) FROM actions") == [("0",)]:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("some are still there")
 
 
 async def test_an_action_stands_in_the_queue_of_the_completing_once_and_not_while_somebody_is_at_it() -> None:
@@ -134,7 +138,10 @@ async def test_a_scheduler_whose_background_task_fails_answers_its_polls_and_exi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = {"scheduler": {"listen": "unix:scheduler.sock", "admin": "unix:admin.sock", "drain_seconds": 60}}
+    settings: dict[str, Any] = {
+        "scheduler": {"listen": "unix:scheduler.sock", "admin": "unix:admin.sock", "drain_seconds": 60}
+    }
+    settings["scheduler"]["database"] = settings_in(tmp_path)
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(settings))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FAILING, "--config", "grid.yaml", stderr=asyncio.subprocess.DEVNULL

@@ -41,7 +41,12 @@ def grid_settings(options: UpOptions) -> dict[str, Any]:
             **_listeners("actioncache"),
             "store": {"completeness_checking": {"backend": {"lmdb": {"path": "actioncache", "max_bytes": "4Gb"}}}},
         },
-        "scheduler": {**_listeners("scheduler"), "database_url": "sqlite:///scheduler.db"},
+        "scheduler": {
+            **_listeners("scheduler"),
+            "database_url": "sqlite:///scheduler.db",
+            # There is no other worker to wait for.
+            "avoid_failed_worker_seconds": 0,
+        },
         "worker": {
             "admin": admin_socket_of("worker"),
             "instance": options.instance,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import structlog
 from sqlalchemy import Connection
 
 from gridwright.clock import Clock
-from gridwright.errors import GridwrightError
+from gridwright.errors import GridwrightError, OperationNotFound
 from gridwright_scheduler.board import Board
 from gridwright_scheduler.completing import Completing
 from gridwright_scheduler.database.admissions import Admissions, Admitted, Request
@@ -41,6 +42,8 @@ class QueuePolicy:
     max_attempts: int
     #: How long a COMPLETING action has before it is looked after again.
     completing_seconds: float = 120.0
+    #: How long another bot than those that failed an action is waited for.
+    avoid_seconds: float = 30.0
 
 
 class ActionQueue:
@@ -76,6 +79,7 @@ class ActionQueue:
         self._settle = Commands[Settlement, Settled | None](turns, self._apply_settlements, committed=self._settled)
         self._cancel = Commands[OperationName, Cancelled](turns, self._apply_cancellations, committed=self._cancelled)
         dispatcher.orphaned = self._orphaned
+        self._avoid()  # an earlier process may have left some
 
     async def admit(self, request: Request) -> Admitted:
         """Take in an Execute call; whoever watches its operation sees it.
@@ -102,6 +106,16 @@ class ActionQueue:
         """
         await self._cancel(operation)
 
+    async def cancel_all(self, operations: Iterable[OperationName]) -> None:
+        """Cancel *operations* together; those that are forgotten meanwhile need no cancelling.
+
+        Raises:
+            Unavailable: the database is.
+        """
+        for cancelling in [self._cancel.send(operation) for operation in operations]:
+            with suppress(OperationNotFound):
+                await asyncio.shield(cancelling)
+
     async def do(self, errand: Errand[R]) -> R:
         """Run *errand* in a turn, and return what it returns.
 
@@ -125,6 +139,7 @@ class ActionQueue:
             settlements,
             max_attempts=self._policy.max_attempts,
             completing_seconds=self._policy.completing_seconds,
+            avoid_seconds=self._policy.avoid_seconds,
             now=self._clock.now(),
         )
 
@@ -141,6 +156,7 @@ class ActionQueue:
             case ActionState.QUEUED:
                 assert settled.requirements is not None
                 self._dispatcher.hint(settled.requirements)
+                self._avoid()
                 self._dispatcher.look()
                 self._board.publish(settled.snapshot)
                 self._metrics.requeued()
@@ -164,8 +180,11 @@ class ActionQueue:
             session.take(lease_id)
             self._dispatcher.look()
 
+    def _avoid(self) -> None:
+        self._dispatcher.avoid(until=self._clock.now() + self._policy.avoid_seconds)
+
     def _orphaned(self, leased: Leased) -> None:
-        self.settle(leased.lease_id, Retry("its worker left before it began", counted=False))
+        self.settle(leased.lease_id, Retry("its worker left before it began", counted=False, begun=False))
 
 
 def _run_errands(connection: Connection, errands: Sequence[Errand[object]]) -> Sequence[object | GridwrightError]:

@@ -45,7 +45,14 @@ class AnsweredOperations:
             return None
         return record
 
+    def forget(self, name: OperationName) -> bool:
+        """Forget the operation *name*; return whether it was remembered."""
+        record = self._records.pop(name, None)
+        if record is not None:
+            self._used_bytes -= _cost(record)
+        return record is not None
+
 
 def _cost(record: OperationRecord) -> int:
     # The rest is what a record takes beside its response: names, digest, the objects themselves.
-    return len(record.snapshot.response) + 1024
+    return len(record.snapshot.response) + len(record.request_metadata) + 1024

@@ -30,10 +30,10 @@ from gridwright_scheduler.answered import AnsweredOperations
 from gridwright_scheduler.attendance import Attendance
 from gridwright_scheduler.board import Board
 from gridwright_scheduler.coalesced_store import CoalescedStore
-from gridwright_scheduler.config import PropertyKind, SchedulerFile, SchedulerSettings
+from gridwright_scheduler.config import SchedulerFile, SchedulerSettings
 from gridwright_scheduler.database import upkeep
 from gridwright_scheduler.database.assignments import Bounds
-from gridwright_scheduler.database.engine import open_database
+from gridwright_scheduler.database.opening import open_database
 from gridwright_scheduler.database.operations import Operations
 from gridwright_scheduler.database.turns import Turns
 from gridwright_scheduler.dispatcher import Dispatcher
@@ -93,7 +93,9 @@ def server_options(settings: SchedulerFile, process: Process) -> ServerOptions:
     """Return how this service is served."""
     return ServerOptions(
         listen=[settings.scheduler.listen],
-        authenticator=LoopbackAuthenticator(trust_network=settings.auth.trust_network),
+        authenticator=LoopbackAuthenticator(
+            trust_network=settings.auth.trust_network, local_operators=settings.auth.local_operators
+        ),
         registry=process.registry,
         drain_seconds=settings.scheduler.drain_seconds,
         unexpected_codes={Bots.service.full_name: grpc.StatusCode.UNAVAILABLE},
@@ -109,12 +111,16 @@ async def open_scheduler(settings: SchedulerFile, neighbours: Neighbours, proces
     board = Board()
     sessions = Sessions(clock, silence_seconds=section.bots.silence_seconds)
     metrics = QueueMetrics(process.registry)
-    async with open_database(section.database_url) as database:
+    async with open_database(section.state) as database:
         turns = Turns(database)
         operations = Operations(database)
         bounds = Bounds(section.lease_grace_seconds, section.max_execution_seconds + section.lease_grace_seconds)
         dispatcher = Dispatcher(turns, sessions, board, bounds, clock)
-        policy = QueuePolicy(max_queued=section.max_queued, max_attempts=section.max_attempts)
+        policy = QueuePolicy(
+            max_queued=section.max_queued,
+            max_attempts=section.max_attempts,
+            avoid_seconds=section.avoid_failed_worker_seconds,
+        )
         queue = ActionQueue(turns, dispatcher, sessions, board, policy, clock, metrics)
         turns.add(dispatcher)  # last: what the steps before it have queued and freed, it brings together
         attendance = Attendance(queue, sessions)
@@ -145,7 +151,7 @@ async def open_scheduler(settings: SchedulerFile, neighbours: Neighbours, proces
             ExecutionServicer(instances, admission, finder, board, keepalive_seconds=section.keepalive_seconds),
             OperationsServicer(instances, operations, finder, queue, board),
             BotsServicer(instances, sessions, attendance, LeaseReports(queue, board, clock), dispatcher, polls, clock),
-            CapabilitiesServicer(instances),
+            CapabilitiesServicer(instances, has_cache=False),
         ]
 
         async def status() -> Mapping[str, Any]:
@@ -187,9 +193,6 @@ def _stores(cas: Channel, instances: Instances) -> Mapping[str, BlobStore]:
 def _admission_policy(section: SchedulerSettings) -> AdmissionPolicy:
     return AdmissionPolicy(
         max_execution_seconds=section.max_execution_seconds,
-        ignored_properties=section.ignored_properties
-        | section.properties_of(PropertyKind.PRIORITY)
-        | section.properties_of(PropertyKind.IGNORE),
-        minimum_properties=section.properties_of(PropertyKind.MINIMUM),
+        properties=section.property_rules,
         stock_function=section.bots.stock_digest_function,
     )

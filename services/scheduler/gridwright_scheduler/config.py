@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gridwright.digest import DigestFunction
+from gridwright.errors import InvalidRequest
 from gridwright.instances import FunctionName
 from gridwright.sections import Section
 from gridwright.settings import Address, GridSettings, ServerSettings
+from gridwright_scheduler.queue.property_rules import PropertyKind, PropertyRules, UnknownProperties
 
 #: Workers of ours give a call up after 60 seconds; the answer must be on its way well before.
 _MAX_HOLD_SECONDS = 45.0
@@ -56,13 +59,70 @@ class BotsSettings(Section):
         return self
 
 
-class PropertyKind(StrEnum):
-    """How what an action asks for is compared with what a worker offers."""
+_SQLITE = "sqlite:///"
+_POSTGRESQL = ("postgresql://", "postgres://")
 
-    EXACT = "exact"
-    MINIMUM = "minimum"
-    PRIORITY = "priority"
-    IGNORE = "ignore"
+
+def _checked_url(url: str) -> str:
+    if not url.startswith(_POSTGRESQL) and not (url.startswith(_SQLITE) and url != _SQLITE):
+        raise ValueError("write sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE")
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_checked_url)]
+
+
+class Migrate(StrEnum):
+    """When the tables are brought up to date."""
+
+    AUTO = "auto"
+    NEVER = "never"
+
+
+class DatabaseSettings(Section):
+    """Where operations and actions are kept."""
+
+    url: DatabaseUrl = Field(default="sqlite:///scheduler.db", repr=False)
+    """`sqlite:///PATH`, relative to the working directory, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, which
+    may have the parameters that libpq knows, such as `?sslmode=verify-full`."""
+
+    password_file: Path | None = None
+    """A file with the password for PostgreSQL, read for each new connection, so that it may change."""
+
+    password_env: str = ""
+    """The name of an environment variable with the password for PostgreSQL."""
+
+    pool_size: int = Field(default=5, ge=2, le=100)
+    """How many connections to PostgreSQL there are at most: one writes, the others read."""
+
+    prepared_statements: bool = True
+    """Write false where a pooler such as PgBouncer shares connections out by the transaction. Then nothing keeps two
+    schedulers from using one database, which they must not."""
+
+    migrate: Migrate | None = None
+    """Whether the scheduler brings the tables up to date when it starts (`auto`), or ends if they are not (`never`),
+    so that `gridwright-scheduler migrate` has to be run before. Not set: `auto` for SQLite, `never` for PostgreSQL."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password_file is not None and self.password_env:
+            raise ValueError("write password_file or password_env, not both")
+        return self
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether `url` names a PostgreSQL."""
+        return self.url.startswith(_POSTGRESQL)
+
+    @property
+    def path(self) -> str:
+        """The file of an SQLite."""
+        return self.url.removeprefix(_SQLITE)
+
+    @property
+    def migrates_at_start(self) -> bool:
+        """Whether the tables are to be brought up to date at the start."""
+        return self.migrate is Migrate.AUTO or (self.migrate is None and not self.is_postgresql)
 
 
 class SchedulerSettings(ServerSettings):
@@ -74,8 +134,11 @@ class SchedulerSettings(ServerSettings):
     admin: Address = Address("127.0.0.1:9073")
     """Where /healthz, /readyz, /status and /metrics are served, over HTTP."""
 
-    database_url: str = "sqlite:///scheduler.db"
-    """Where operations and actions are kept: `sqlite:///PATH`, relative to the working directory."""
+    database: DatabaseSettings = DatabaseSettings()
+    """Where operations and actions are kept."""
+
+    database_url: DatabaseUrl | None = Field(default=None, repr=False)
+    """A short form of `database.url`."""
 
     max_queued: int = Field(default=100_000, gt=0)
     """How many actions may wait for a worker; beyond that, Execute is refused with RESOURCE_EXHAUSTED."""
@@ -110,16 +173,60 @@ class SchedulerSettings(ServerSettings):
     """Platform properties that are for the runner, and not matched against what workers offer."""
 
     platform_properties: Mapping[str, PropertyKind] = {}
-    """How a platform property is matched, by its name: `exact` (as all that are not named here: a worker must offer
-    this value), `minimum` (a number: a worker must offer at least that), `priority` and `ignore` (for people and
-    runners: any worker will do)."""
+    """How a platform property is matched, by its name: `exact` (a worker must offer this value), `minimum` (a number: a
+    worker must offer at least that), `priority` (a worker must offer the property, with any value) and `ignore` (for
+    people and runners: any worker will do)."""
+
+    unknown_properties: UnknownProperties | None = None
+    """What becomes of a platform property that is named neither in `platform_properties` nor in `ignored_properties`:
+    it is matched as `exact`, the action is refused with its name (`refuse`), or it is left to the runner (`ignore`).
+    Not set: `refuse` if `platform_properties` names any, else `exact`."""
+
+    platform_defaults: Mapping[str, Mapping[str, str]] = {}
+    """By instance, platform properties of actions that do not name them, for example `{main: {OSFamily: linux}}`. They
+    decide which worker runs an action; what the worker is given stays as the client made it."""
+
+    avoid_failed_worker_seconds: float = Field(default=30.0, ge=0)
+    """How long an action that is tried again waits for another worker than those that failed it; after that any will
+    do."""
 
     bots: BotsSettings = BotsSettings()
     """How workers are kept in touch with."""
 
-    def properties_of(self, kind: PropertyKind) -> frozenset[str]:
-        """Return the names of the platform properties that are matched as *kind*."""
-        return frozenset(name for name, one in self.platform_properties.items() if one is kind)
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        if self.database_url is not None and "url" in self.database.model_fields_set:
+            raise ValueError("write database.url or its short form database_url, not both")
+        return self
+
+    @property
+    def state(self) -> DatabaseSettings:
+        """Where operations and actions are kept, in whichever form it was written."""
+        if self.database_url is None:
+            return self.database
+        return self.database.model_copy(update={"url": self.database_url})
+
+    @model_validator(mode="after")
+    def _defaults_are_taken(self) -> Self:
+        rules = self.property_rules
+        for instance, properties in self.platform_defaults.items():
+            for name, value in properties.items():
+                try:
+                    rules.wanted(name, value)
+                except InvalidRequest as error:
+                    raise ValueError(f"platform_defaults.{instance}.{name}: {error}") from None
+        return self
+
+    @property
+    def property_rules(self) -> PropertyRules:
+        """How the platform properties of actions are taken."""
+        unless_said = UnknownProperties.REFUSE if self.platform_properties else UnknownProperties.EXACT
+        return PropertyRules(
+            self.platform_properties,
+            self.ignored_properties,
+            self.unknown_properties or unless_said,
+            self.platform_defaults,
+        )
 
 
 class SchedulerFile(GridSettings):
@@ -127,3 +234,12 @@ class SchedulerFile(GridSettings):
 
     scheduler: SchedulerSettings = SchedulerSettings()
     """The scheduler: decides which worker runs which action."""
+
+    @model_validator(mode="after")
+    def _defaults_are_of_instances(self) -> Self:
+        names = {instance.name for instance in self.instances}
+        if unknown := sorted(self.scheduler.platform_defaults.keys() - names):
+            raise ValueError(
+                f"scheduler.platform_defaults.{unknown[0]}: there is no such instance; there are {sorted(names)}"
+            )
+        return self

@@ -42,6 +42,8 @@ class Dispatcher(Step):
         self._hints: dict[PlatformId, Requirements] = {}
         #: Hints that the last look at the queue did not find true, and nobody has given since.
         self._doubtful: set[PlatformId] = set()
+        #: Until when there may be actions that avoid a bot.
+        self._avoiding_until = 0.0
         #: Hears of leases whose bot has gone in the meantime.
         self.orphaned: Callable[[Leased], None] = _ignore
 
@@ -50,6 +52,10 @@ class Dispatcher(Step):
         platform = platform_id(requirements)
         self._hints.setdefault(platform, requirements)
         self._doubtful.discard(platform)
+
+    def avoid(self, *, until: float) -> None:
+        """Some actions wait for another bot than those that failed them, till *until* at most."""
+        self._avoiding_until = max(self._avoiding_until, until)
 
     def compare(self, waiting: Mapping[PlatformId, Requirements]) -> None:
         """Let hints be what is *waiting* by a look at the whole queue.
@@ -72,9 +78,16 @@ class Dispatcher(Step):
         wanted = self._wanted(workers)
         if not wanted:
             return None
-        return _Assignment(
-            self, partial(assign, workers=workers, wanted=wanted, bounds=self._bounds, now=self._clock.now())
+        now = self._clock.now()
+        apply = partial(
+            assign,
+            workers=workers,
+            wanted=wanted,
+            bounds=self._bounds,
+            avoiding=now < self._avoiding_until,
+            now=now,
         )
+        return _Assignment(self, apply)
 
     def announce(self, assigned: Assigned) -> None:
         """Tell bots and clients of leases that are durable now."""

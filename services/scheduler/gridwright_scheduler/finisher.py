@@ -20,6 +20,9 @@ from gridwright_scheduler.result_cache import ResultCache
 log = structlog.get_logger(__name__)
 
 _MAX_AT_ONCE = 256
+#: Together less than the time after which upkeep brings an action back.
+_TRIES = 60
+_PAUSE_SECONDS = 0.5
 
 
 class Finisher:
@@ -46,14 +49,28 @@ class Finisher:
     async def _finish(self, settled: Settled) -> None:
         leased = settled.leased
         try:
-            outcome = await self._outcome(leased, settled.response)
-            await asyncio.shield(self._queue.settle(leased.lease_id, outcome))
+            await self._settle(leased, await self._outcome(leased, settled.response))
         except Unavailable as error:
             # It stays COMPLETING, and upkeep brings it back when its time is up.
             log.warning("action_not_finished", action=str(leased.key.digest), error=str(error))
         finally:
             self._queue.completing.done(settled)
             self._slots.release()
+
+    async def _settle(self, leased: Leased, outcome: Outcome) -> None:
+        """Store *outcome*, also when the database is away for a while: clients wait for nothing else any more.
+
+        Raises:
+            Unavailable: it was away for too long.
+        """
+        for _ in range(_TRIES):
+            try:
+                await asyncio.shield(self._queue.settle(leased.lease_id, outcome))
+            except Unavailable:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return
+        await asyncio.shield(self._queue.settle(leased.lease_id, outcome))
 
     async def _outcome(self, leased: Leased, response: bytes | None) -> Outcome:
         if response is None:
@@ -68,7 +85,9 @@ class Finisher:
         except InvalidRequest as error:
             return Finish(refused(status_message(error)), succeeded=False, cacheable=False)
         except GridwrightError as error:
-            return Retry(f"worker {leased.bot.bot_id} missed an input, and the CAS cannot be asked: {error}")
+            return Retry(
+                f"worker {leased.bot.bot_id} missed an input, and the CAS cannot be asked: {error}", begun=False
+            )
         if missing:
             return Finish(refused(status_message(MissingBlobs(missing))), succeeded=False, cacheable=False)
-        return Retry(f"worker {leased.bot.bot_id} missed an input that is there")
+        return Retry(f"worker {leased.bot.bot_id} missed an input that is there", begun=False)

@@ -88,7 +88,7 @@ class LeaseReports:
         if not session.healthy:
             for lease_id in (*found.offered_again, *found.kept):
                 if session.leases[lease_id].reports == 0:
-                    outcomes[lease_id] = Retry(f"worker {worker} takes no work now", counted=False)
+                    outcomes[lease_id] = Retry(f"worker {worker} takes no work now", counted=False, begun=False)
         return outcomes
 
     def _note_progress(self, held: HeldLease, lease: pb.Lease, metadata: CallMetadata) -> None:

@@ -29,3 +29,7 @@ class OperationFinder:
         if found is None:
             raise OperationNotFound(name)
         return found
+
+    def forget_answered(self, name: OperationName) -> bool:
+        """Forget the operation *name* if it was answered without the tables; return whether it was."""
+        return self._answered.forget(name)

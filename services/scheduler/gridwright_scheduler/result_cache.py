@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from gridwright.auth.authenticator import SERVICE_HEADER
 from gridwright.errors import GridwrightError, NotFound
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
@@ -16,6 +17,8 @@ from gridwright_scheduler.queue.names import ActionKey
 
 log = structlog.get_logger(__name__)
 
+#: Only as the scheduler it may write where no client may.
+_METADATA = ((SERVICE_HEADER, "scheduler"),)
 _MAX_LOOKUPS = 64
 _MAX_LATE_WRITES = 1_000
 
@@ -56,7 +59,9 @@ class ResultCache:
         try:
             # Also round the wait for a slot: behind a cache that hangs, each would wait for all before it.
             async with asyncio.timeout(self._lookup_seconds), self._slots:
-                result = await self._lookups.get_action_result(question, timeout=self._lookup_seconds)
+                result = await self._lookups.get_action_result(
+                    question, timeout=self._lookup_seconds, metadata=_METADATA
+                )
         except NotFound:
             result = None
         except (GridwrightError, TimeoutError) as error:
@@ -100,6 +105,6 @@ class ResultCache:
             digest_function=int(key.digest.function),  # type: ignore[arg-type]
         )
         try:
-            await self._writes.update_action_result(request, timeout=self._late_seconds)
+            await self._writes.update_action_result(request, timeout=self._late_seconds, metadata=_METADATA)
         except (GridwrightError, TimeoutError) as error:
             log.warning("cache_write_failed", action=str(key.digest), error=str(error))

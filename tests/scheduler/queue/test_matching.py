@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 import pytest
 
 from gridwright.digest import DigestFunction
@@ -20,17 +18,20 @@ from gridwright_scheduler.queue.platform import (
     serves,
     why_nobody_serves,
 )
+from gridwright_scheduler.queue.property_rules import PropertyKind, PropertyRules, UnknownProperties, Wanted
+from gridwright_scheduler.queue.validation import no_retry
 
 LINUX = ("OSFamily", "linux")
 X86 = ("ISA", "x86-64")
 AVX2 = ("ISA", "x86-avx2")
+RULES = PropertyRules(ignored={"chrootRootDigest"})
 
 
 def offer(*properties: tuple[str, str], instance: str = "main", ours: bool = True) -> Offer:
     return Offer(instance, frozenset(properties), ours)
 
 
-def needs(*properties: tuple[str, str | int], instance: str = "main", ours_only: bool = False) -> Requirements:
+def needs(*properties: tuple[str, Wanted], instance: str = "main", ours_only: bool = False) -> Requirements:
     return Requirements(instance, tuple(sorted(properties)), ours_only)
 
 
@@ -105,6 +106,8 @@ def test_many_workers_and_many_actions_are_matched_completely() -> None:
         (offer(("cpu_count", "4")), needs(("cpu_count", 8)), False),
         (offer(("cpu_count", "many")), needs(("cpu_count", 8)), False),
         (offer(LINUX), needs(("cpu_count", 0)), False),
+        (offer(LINUX), needs(("OSFamily", None)), True),
+        (offer(LINUX), needs(("pool", None)), False),
     ],
 )
 def test_a_worker_serves_what_it_has_every_property_for(offered: Offer, needed: Requirements, served: bool) -> None:
@@ -132,11 +135,57 @@ def test_what_is_a_minimum_must_be_a_number() -> None:
     def platform(value: str) -> pb.Action:
         return pb.Action(platform=pb.Platform(properties=[{"name": "cpu_count", "value": value}]))
 
-    assert required(platform("8"), pb.Command(), minimum={"cpu_count"}).properties == (("cpu_count", 8),)
+    minimum = PropertyRules({"cpu_count": PropertyKind.MINIMUM})
+    assert required(platform("8"), pb.Command(), rules=minimum).properties == (("cpu_count", 8),)
     assert required(platform("8"), pb.Command()).properties == (("cpu_count", "8"),)
     for value in ("", "-1", "many", "9" * 20):
         with pytest.raises(InvalidRequest, match="cpu_count is a number here"):
-            required(platform(value), pb.Command(), minimum={"cpu_count"})
+            required(platform(value), pb.Command(), rules=minimum)
+
+
+def test_an_unknown_property_is_matched_refused_with_its_name_or_ignored() -> None:
+    """PLAT-03."""
+    action = pb.Action(platform=pb.Platform(properties=[{"name": "zzz", "value": "1"}]))
+    kinds = {"ISA": PropertyKind.EXACT}
+    assert required(action, pb.Command(), rules=PropertyRules(kinds)).properties == (("zzz", "1"),)
+    ignoring = PropertyRules(kinds, unknown=UnknownProperties.IGNORE)
+    assert required(action, pb.Command(), rules=ignoring).properties == ()
+    refusing = PropertyRules(kinds, {"chrootRootDigest"}, UnknownProperties.REFUSE)
+    with pytest.raises(InvalidRequest, match=r"'zzz' is unknown .* which knows ISA, chrootRootDigest, retry; leave"):
+        required(action, pb.Command(), rules=refusing)
+    known = [{"name": name, "value": "never"} for name in ("ISA", "chrootRootDigest", "retry")]
+    action = pb.Action(platform=pb.Platform(properties=known))
+    assert required(action, pb.Command(), rules=refusing).properties == (("ISA", "never"),)
+
+
+def test_a_default_stands_for_a_property_that_an_action_does_not_name() -> None:
+    rules = PropertyRules(defaults={"main": {"OSFamily": "linux", "ISA": "x86-64"}, "other": {"pool": "x"}})
+    action = pb.Action(platform=pb.Platform(properties=[{"name": "ISA", "value": "arm64"}]))
+    assert required(action, pb.Command(), rules=rules).properties == (("ISA", "arm64"), LINUX)
+    assert required(pb.Action(), pb.Command(), rules=rules).properties == (X86, LINUX)
+
+
+def test_an_action_may_ask_for_one_attempt_and_for_nothing_else() -> None:
+    def platform(*values: str) -> pb.Action:
+        return pb.Action(platform=pb.Platform(properties=[{"name": "retry", "value": value} for value in values]))
+
+    assert no_retry(platform("never"), pb.Command())
+    assert not no_retry(platform(), pb.Command())
+    assert not required(platform("never"), pb.Command()).properties
+    for values in (("",), ("always",), ("never", "twice")):
+        with pytest.raises(InvalidRequest, match="retry is 'never', or left out"):
+            no_retry(platform(*values), pb.Command())
+
+
+def test_an_action_goes_to_another_worker_than_those_that_failed_it() -> None:
+    again = queued("again", sequence=1)._replace(avoid=("a", "b"))
+    behind = queued("behind", sequence=2)
+    assert match([idle("a"), idle("b"), idle("c")], [again, behind]) == [
+        Assignment(bot("c"), ActionId("again")),
+        Assignment(bot("a"), ActionId("behind")),
+    ]
+    assert match([idle("a"), idle("c", LINUX)], [again]) == [Assignment(bot("c"), ActionId("again"))]
+    assert match([idle("a"), idle("b")], [again, behind]) == [Assignment(bot("a"), ActionId("behind"))]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +213,7 @@ def test_stock_workers_get_only_what_they_understand(
         (needs(("ISA", "nope")), [offer(X86)], "ISA=nope: workers offer x86-64"),
         (needs(("zzz", "1")), [offer(X86)], "zzz=1: no worker offers that property at all"),
         (needs(("cpu_count", 8)), [offer(("cpu_count", "4"))], "cpu_count>=8: workers offer 4"),
+        (needs(("pool", None)), [offer(LINUX)], "pool, of any value: no worker offers that property at all"),
         (needs(LINUX, X86), [offer(LINUX), offer(X86)], "no single worker has all of"),
         (needs(LINUX, ours_only=True), [offer(LINUX, ours=False)], "output_paths"),
     ],
@@ -197,14 +247,13 @@ def required(
     action: pb.Action,
     command: pb.Command,
     function: DigestFunction = DigestFunction.SHA256,
-    minimum: Set[str] = frozenset(),
+    rules: PropertyRules = RULES,
 ) -> Requirements:
     return requirements_of(
         "main",
         function,
         action,
         command,
-        ignored={"chrootRootDigest"},
-        minimum=minimum,
+        rules=rules,
         stock_function=DigestFunction.SHA256,
     )

@@ -21,6 +21,18 @@ EXECUTING = Facts(ActionState.EXECUTING, (), None, succeeded=False)
 ATTEMPT = Attempt("worker-1", queued_at=1000.5, do_not_cache=False, failures=())
 
 
+def test_an_action_that_is_to_be_tried_once_is_tried_again_only_if_it_was_not_begun() -> None:
+    once = EXECUTING._replace(no_retry=True)
+    unseen = settle(once, Retry("worker w left before it began", counted=False, begun=False), max_attempts=5)
+    assert unseen == once._replace(state=ActionState.QUEUED)
+    after = settle(once, Retry("worker w is terminating", counted=False), max_attempts=5)
+    assert after.state is ActionState.COMPLETED
+    assert not after.succeeded
+    status = pb.ExecuteResponse.FromString(after.response or b"").status
+    assert status.code == code_pb2.FAILED_PRECONDITION
+    assert status.message == "not tried again, as the platform property retry=never asks: worker w is terminating"
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code", "verdict"),
     [

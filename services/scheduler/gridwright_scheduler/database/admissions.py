@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
 
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import GridwrightError, ResourceExhausted
+from gridwright_scheduler.database.dialect import Upsert, locked
 from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, Snapshot, snapshot_of
-from gridwright_scheduler.database.schema import IN_FLIGHT, actions, in_state, operations, platforms
+from gridwright_scheduler.database.schema import (
+    IN_FLIGHT,
+    KEY,
+    LIVE_AND_SHARED,
+    actions,
+    in_state,
+    operations,
+    platforms,
+    request_metadata,
+)
 from gridwright_scheduler.queue.names import ActionId, ActionKey, OperationName, PlatformId
 from gridwright_scheduler.queue.platform import Requirements, platform_id
 from gridwright_scheduler.queue.states import ActionState
@@ -37,6 +47,12 @@ class Request:
     timeout_seconds: float | None
     #: When the call came: what has finished since may be joined as if it still ran.
     arrived_at: float
+    #: The serialised RequestMetadata of the call; empty: none was sent.
+    request_metadata: bytes = b""
+    #: The tool_invocation_id of the call; empty: none was sent.
+    invocation: str = ""
+    #: Whether the first attempt is the only one.
+    no_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +98,15 @@ class Admissions:
             answers.append(Admitted(snapshot, joined=False))
             if not request.do_not_cache:
                 found[request.key] = _Equal(snapshot, request.priority, None)
-        self._insert(connection, new)
+        elsewhere = self._insert(connection, new)
+        if elsewhere:
+            answers = [_moved(answer, elsewhere) for answer in answers]
+            urgent = [_moved_row(row, elsewhere) for row in urgent]
         taken = [(request, answer) for request, answer in zip(requests, answers, strict=True) if _is_in(answer)]
         if taken:
             connection.execute(insert(operations), [_operation_row(request, answer) for request, answer in taken])
+        if told := [_metadata_row(request) for request, _ in taken if request.request_metadata]:
+            connection.execute(insert(request_metadata), told)
         if urgent:
             connection.execute(_RAISE_PRIORITY, urgent)
         return answers
@@ -96,9 +117,10 @@ class Admissions:
             self._queued_at_most = connection.execute(count).scalar_one()
         return self._max_queued - self._queued_at_most
 
-    def _insert(self, connection: Connection, new: Sequence[Request]) -> None:
+    def _insert(self, connection: Connection, new: Sequence[Request]) -> Mapping[ActionId, Snapshot]:
+        """Insert *new*; return, by the ids that were to be, the equal actions that others have inserted meanwhile."""
         if not new:
-            return
+            return {}
         unknown = {
             platform_id(request.requirements): request.requirements
             for request in new
@@ -106,8 +128,13 @@ class Admissions:
         }
         if unknown:
             _insert_platforms(connection, unknown)
-        connection.execute(insert(actions), [_action_row(request, self._next_sequence()) for request in new])
+        rows = [_action_row(request, self._next_sequence()) for request in new]
+        # In the order of their keys: of two transactions that insert equal actions, one waits for the other.
+        rows.sort(key=_order)
+        there = set(connection.execute(_INSERT_OR_JOIN.on(connection), rows).scalars())
         self._queued_at_most += len(new)
+        ours = {request.action_id for request in new}
+        return _snapshots_by_own_id(connection, there - ours, new) if there - ours else {}
 
     def committed(self, request: Request) -> None:
         """Remember what is certainly in the tables now."""
@@ -135,11 +162,28 @@ class _Equal:
         return self.finished_at is None or self.finished_at >= request.arrived_at
 
 
-_JOINABLE = select(*SNAPSHOT_COLUMNS, actions.c.instance, actions.c.priority, actions.c.finished_at).where(
-    actions.c.hash.in_(bindparam("hashes", expanding=True)),
-    ~actions.c.do_not_cache,
-    or_(IN_FLIGHT, and_(actions.c.succeeded, actions.c.finished_at >= bindparam("since"))),
+#: Locked, so that none is cancelled before the operation that joins it is there.
+_JOINABLE = locked(
+    select(*SNAPSHOT_COLUMNS, actions.c.instance, actions.c.priority, actions.c.finished_at)
+    .where(
+        actions.c.hash.in_(bindparam("hashes", expanding=True)),
+        ~actions.c.do_not_cache,
+        or_(IN_FLIGHT, and_(actions.c.succeeded, actions.c.finished_at >= bindparam("since"))),
+    )
+    .order_by(actions.c.id),
+    actions,
 )
+#: An equal action that is there already gives its id, and stays as it is until the transaction ends.
+_INSERT_OR_JOIN = Upsert(
+    actions,
+    KEY,
+    where=LIVE_AND_SHARED,
+    change=lambda refused: {
+        "priority": case((refused.priority < actions.c.priority, refused.priority), else_=actions.c.priority)
+    },
+    returning=[actions.c.id],
+)
+_INSERT_PLATFORMS = Upsert(platforms, [platforms.c.id])
 _RAISE_PRIORITY = (
     update(actions)
     .where(actions.c.id == bindparam("b_id"), actions.c.priority > bindparam("b_priority"))
@@ -168,9 +212,32 @@ def _key_of(row: Row[*tuple[Any, ...]]) -> ActionKey:
     return ActionKey(row.instance, Digest(DigestFunction(row.function), row.hash, row.size_bytes))
 
 
+def _snapshots_by_own_id(
+    connection: Connection, joined: Iterable[str], new: Sequence[Request]
+) -> Mapping[ActionId, Snapshot]:
+    query = select(*SNAPSHOT_COLUMNS, actions.c.instance).where(actions.c.id.in_(list(joined)))
+    by_key = {_key_of(row): snapshot_of(row) for row in connection.execute(query)}
+    return {
+        request.action_id: by_key[request.key] for request in new if not request.do_not_cache and request.key in by_key
+    }
+
+
+def _moved(answer: Admitted | GridwrightError, elsewhere: Mapping[ActionId, Snapshot]) -> Admitted | GridwrightError:
+    if isinstance(answer, Admitted) and (snapshot := elsewhere.get(answer.snapshot.action_id)) is not None:
+        return Admitted(snapshot, joined=True)
+    return answer
+
+
+def _moved_row(row: dict[str, object], elsewhere: Mapping[ActionId, Snapshot]) -> dict[str, object]:
+    snapshot = elsewhere.get(ActionId(str(row["b_id"])))
+    return row if snapshot is None else {**row, "b_id": snapshot.action_id}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[column.name] for column in KEY)
+
+
 def _insert_platforms(connection: Connection, new: dict[PlatformId, Requirements]) -> None:
-    known = connection.execute(select(platforms.c.id).where(platforms.c.id.in_(new)))
-    there = set(known.scalars())
     rows = [
         {
             "id": identity,
@@ -178,11 +245,9 @@ def _insert_platforms(connection: Connection, new: dict[PlatformId, Requirements
             "properties": json.dumps(requirements.properties),
             "ours_only": requirements.ours_only,
         }
-        for identity, requirements in new.items()
-        if identity not in there
+        for identity, requirements in sorted(new.items())
     ]
-    if rows:
-        connection.execute(insert(platforms), rows)
+    connection.execute(_INSERT_PLATFORMS.on(connection), rows)
 
 
 def _is_in(answer: Admitted | GridwrightError) -> bool:
@@ -202,7 +267,12 @@ def _operation_row(request: Request, answer: Admitted | GridwrightError) -> dict
         "instance": request.key.instance,
         "action_id": answer.snapshot.action_id,
         "created_at": request.arrived_at,
+        "invocation": request.invocation,
     }
+
+
+def _metadata_row(request: Request) -> dict[str, object]:
+    return {"operation": request.operation, "message": request.request_metadata}
 
 
 def _action_row(request: Request, sequence: int) -> dict[str, object]:
@@ -219,6 +289,7 @@ def _action_row(request: Request, sequence: int) -> dict[str, object]:
         "priority": request.priority,
         "sequence": sequence,
         "timeout_seconds": request.timeout_seconds,
+        "no_retry": request.no_retry,
         "queued_at": request.arrived_at,
         "state": int(ActionState.QUEUED),
     }

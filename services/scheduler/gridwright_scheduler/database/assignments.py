@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from gridwright_scheduler.database.dialect import locked
 from gridwright_scheduler.database.records import LEASED_COLUMNS, Leased, leased_of
 from gridwright_scheduler.database.schema import actions, in_state
 from gridwright_scheduler.queue.matching import Candidate, IdleWorker, match
@@ -38,11 +39,31 @@ class Assigned(NamedTuple):
     drained: Collection[PlatformId]
 
 
-_CANDIDATES = (
-    select(*LEASED_COLUMNS, actions.c.priority, actions.c.sequence, actions.c.timeout_seconds)
+#: Bounds what a turn reads of actions that wait for another bot.
+_MAX_AVOIDING = 1_000
+_AVOIDING = (
+    select(actions.c.id)
+    .where(
+        actions.c.platform_id == bindparam("platform"),
+        in_state(ActionState.QUEUED),
+        actions.c.avoid_until > bindparam("now"),
+    )
+    .limit(_MAX_AVOIDING)
+)
+#: Locked, so that what is leased below is still queued then; what somebody else is at is left to him.
+_CANDIDATES = locked(
+    select(
+        *LEASED_COLUMNS,
+        actions.c.priority,
+        actions.c.sequence,
+        actions.c.timeout_seconds,
+        actions.c.avoid_until,
+    )
     .where(actions.c.platform_id == bindparam("platform"), in_state(ActionState.QUEUED))
     .order_by(actions.c.priority, actions.c.sequence)
-    .limit(bindparam("free"))
+    .limit(bindparam("limit")),
+    actions,
+    skip=True,
 )
 _LEASE = (
     update(actions)
@@ -63,20 +84,28 @@ def assign(
     workers: Collection[IdleWorker],
     wanted: Mapping[PlatformId, Requirements],
     bounds: Bounds,
+    avoiding: bool,
     now: float,
 ) -> Assigned:
-    """Lease queued actions of the platforms *wanted*, all of which one of *workers* serves, to *workers*."""
+    """Lease queued actions of the platforms *wanted*, all of which one of *workers* serves, to *workers*.
+
+    *avoiding* says whether there may be some that wait for another bot than those which failed them.
+    """
     free = sum(worker.free_slots for worker in workers)
     candidates: list[Candidate] = []
     waiting: dict[ActionId, tuple[Leased, float | None]] = {}
     by_platform: dict[PlatformId, set[ActionId]] = {}
     for platform, requirements in wanted.items():
-        rows = connection.execute(_CANDIDATES, {"platform": platform, "free": free}).all()
+        limit = free
+        if avoiding:  # those must not hide the ones behind them
+            limit += len(connection.execute(_AVOIDING, {"platform": platform, "now": now}).all())
+        rows = connection.execute(_CANDIDATES, {"platform": platform, "limit": limit}).all()
         for row in rows:
             leased = leased_of(row)
-            candidates.append(Candidate(row.priority, row.sequence, leased.action_id, requirements))
+            avoid = leased.avoid if row.avoid_until is not None and row.avoid_until > now else ()
+            candidates.append(Candidate(row.priority, row.sequence, leased.action_id, requirements, avoid))
             waiting[leased.action_id] = (leased, row.timeout_seconds)
-        if len(rows) < free:
+        if len(rows) < limit:
             by_platform[platform] = {ActionId(row.id) for row in rows}
     result = []
     for bot, action_id in match(workers, candidates):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from gridwright.errors import GridwrightError, OperationNotFound
+from gridwright_scheduler.database.dialect import locked
 from gridwright_scheduler.database.schema import actions, in_state, operations
 from gridwright_scheduler.queue.names import ActionId, BotKey, LeaseId, OperationName
 from gridwright_scheduler.queue.responses import CANCELLED
@@ -24,7 +25,8 @@ class Cancelled(NamedTuple):
     revoked: tuple[BotKey, LeaseId] | None
 
 
-_FIND = (
+#: The actions are locked, so that no operation joins one that is cancelled because nobody waits for it.
+_FIND = locked(
     select(
         operations.c.name,
         operations.c.action_id,
@@ -36,11 +38,13 @@ _FIND = (
     )
     .join(actions)
     .where(operations.c.name.in_(bindparam("names", expanding=True)))
+    .order_by(actions.c.id),
+    actions,
 )
-_WAITING = (
-    select(func.count())
-    .select_from(operations)
-    .where(operations.c.action_id == bindparam("action_id"), operations.c.cancelled_at.is_(None))
+_STILL_WANTED = (
+    select(operations.c.action_id)
+    .where(operations.c.action_id.in_(bindparam("actions", expanding=True)), operations.c.cancelled_at.is_(None))
+    .distinct()
 )
 _CANCEL_OPERATION = (
     update(operations).where(operations.c.name == bindparam("b_name")).values(cancelled_at=bindparam("b_now"))
@@ -64,6 +68,12 @@ def cancel(
 ) -> Sequence[Cancelled | GridwrightError]:
     """Cancel the operations *names*; one that is done stays as it is (checklist OPS-04 to OPS-08)."""
     rows = {row.name: row for row in connection.execute(_FIND, {"names": list(set(names))})}
+    waiting = {
+        OperationName(name): ActionId(row.action_id)
+        for name, row in rows.items()
+        if row.cancelled_at is None and row.state != ActionState.COMPLETED
+    }
+    abandoned = _cancel_waiting(connection, waiting, now) if waiting else set()
     answers: list[Cancelled | GridwrightError] = []
     for name in names:
         row = rows.get(name)
@@ -71,14 +81,22 @@ def cancel(
             answers.append(OperationNotFound(name))
             continue
         action_id = ActionId(row.action_id)
-        if row.cancelled_at is not None or row.state == ActionState.COMPLETED:
-            answers.append(Cancelled(action_id, False, None))
-            continue
-        connection.execute(_CANCEL_OPERATION, {"b_name": name, "b_now": now})
+        changed = waiting.pop(name, None) is not None
         revoked = None
-        if connection.execute(_WAITING, {"action_id": action_id}).scalar_one() == 0:
-            connection.execute(_CANCEL_ACTION, {"b_id": action_id, "b_now": now})
+        if changed and action_id in abandoned:
+            abandoned.remove(action_id)  # one of its operations tells the bot
             if row.state == ActionState.EXECUTING:
                 revoked = (BotKey(row.instance, row.bot_id), LeaseId(row.lease_id))
-        answers.append(Cancelled(action_id, True, revoked))
+        answers.append(Cancelled(action_id, changed, revoked))
     return answers
+
+
+def _cancel_waiting(connection: Connection, waiting: Mapping[OperationName, ActionId], now: float) -> set[ActionId]:
+    """Cancel all of *waiting*, and the actions that nobody waits for any more; return these."""
+    connection.execute(_CANCEL_OPERATION, [{"b_name": name, "b_now": now} for name in sorted(waiting)])
+    concerned = set(waiting.values())
+    wanted = set(connection.execute(_STILL_WANTED, {"actions": list(concerned)}).scalars())
+    abandoned = concerned - wanted
+    if abandoned:
+        connection.execute(_CANCEL_ACTION, [{"b_id": one, "b_now": now} for one in sorted(abandoned)])
+    return abandoned

@@ -38,6 +38,8 @@ class OperationRecord(NamedTuple):
     created_at: float
     cancelled: bool
     snapshot: Snapshot
+    #: The serialised RequestMetadata of the call; empty: none was sent, or it was not asked for.
+    request_metadata: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Leased:
     failures: tuple[str, ...]
     #: When it is taken from the bot.
     give_up_at: float
+    #: The bots that failed it.
+    avoid: tuple[str, ...] = ()
 
     def snapshot(self) -> Snapshot:
         """Return what clients see of it."""
@@ -85,6 +89,7 @@ LEASED_COLUMNS = (
     actions.c.queued_at,
     actions.c.failures,
     actions.c.give_up_at,
+    actions.c.avoid,
 )
 
 
@@ -112,16 +117,17 @@ def leased_of(row: Row[*tuple[Any, ...]]) -> Leased:
         row.action,
         row.do_not_cache,
         row.queued_at,
-        load_failures(row.failures),
+        load_texts(row.failures),
         row.give_up_at,
+        load_texts(row.avoid),
     )
 
 
-def load_failures(stored: str) -> tuple[str, ...]:
-    """Read the column ``failures``."""
+def load_texts(stored: str) -> tuple[str, ...]:
+    """Read a column that holds a list of texts."""
     return tuple(json.loads(stored)) if stored != "[]" else ()
 
 
-def dump_failures(failures: Sequence[str]) -> str:
-    """Return what the column ``failures`` holds for *failures*."""
-    return json.dumps(list(failures))
+def dump_texts(texts: Sequence[str]) -> str:
+    """Return what such a column holds for *texts*."""
+    return json.dumps(list(texts)) if texts else "[]"

@@ -62,6 +62,11 @@ actions = Table(
     Column("state", SmallInteger, nullable=False),
     #: A JSON list of what became of earlier attempts.
     Column("failures", Text, nullable=False, server_default="[]"),
+    #: Whether the first attempt is the only one.
+    Column("no_retry", Boolean, nullable=False, server_default=false()),
+    #: A JSON list of the bots that failed it, which it is not given to again before avoid_until.
+    Column("avoid", Text, nullable=False, server_default="[]"),
+    Column("avoid_until", Float),
     #: The lease under which the action is, or was last, EXECUTING.
     Column("lease_id", Text, unique=True),
     Column("bot_id", Text),
@@ -83,6 +88,18 @@ operations = Table(
     Column("action_id", Text, ForeignKey("actions.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", Float, nullable=False),
     Column("cancelled_at", Float),
+    #: The tool_invocation_id of the call; empty: none was sent.
+    Column("invocation", Text, nullable=False, server_default=""),
+)
+
+#: What callers said about themselves, of the Execute calls that said something. A table of its own, as it is written
+#: once and read only for whoever looks at a single operation.
+request_metadata = Table(
+    "request_metadata",
+    metadata,
+    Column("operation", Text, ForeignKey("operations.name", ondelete="CASCADE"), primary_key=True),
+    #: A serialised RequestMetadata, as it was sent.
+    Column("message", LargeBinary, nullable=False),
 )
 
 #: The bots that have a session; a newer session of the same bot takes the place of the older.
@@ -105,13 +122,16 @@ def in_state(*states: ActionState) -> ColumnElement[bool]:
 #: Neither COMPLETED: an equal action that may be joined.
 IN_FLIGHT = actions.c.state < literal_column(str(int(ActionState.COMPLETED)))
 
-_KEY = (actions.c.hash, actions.c.size_bytes, actions.c.function, actions.c.instance)
-_LIVE_AND_SHARED = text(f"state < {int(ActionState.COMPLETED)} AND NOT do_not_cache")
+#: What makes two actions equal.
+KEY = (actions.c.hash, actions.c.size_bytes, actions.c.function, actions.c.instance)
+#: Where :data:`KEY` is unique.
+LIVE_AND_SHARED = text(f"state < {int(ActionState.COMPLETED)} AND NOT do_not_cache")
 _QUEUED = text(f"state = {int(ActionState.QUEUED)}")
 _LEASED = text(f"state IN ({int(ActionState.EXECUTING)}, {int(ActionState.COMPLETING)})")
+_AVOIDING = text(f"state = {int(ActionState.QUEUED)} AND avoid_until IS NOT NULL")
 _DONE = text(f"state = {int(ActionState.COMPLETED)}")
 
-Index("actions_in_flight", *_KEY, unique=True, sqlite_where=_LIVE_AND_SHARED, postgresql_where=_LIVE_AND_SHARED)
+Index("actions_in_flight", *KEY, unique=True, sqlite_where=LIVE_AND_SHARED, postgresql_where=LIVE_AND_SHARED)
 Index("actions_by_hash", actions.c.hash)
 Index(
     "actions_queue",
@@ -124,3 +144,20 @@ Index(
 Index("actions_leased", actions.c.give_up_at, sqlite_where=_LEASED, postgresql_where=_LEASED)
 Index("actions_done", actions.c.finished_at, sqlite_where=_DONE, postgresql_where=_DONE)
 Index("operations_by_age", operations.c.instance, operations.c.created_at, operations.c.name)
+_TOLD = text("invocation <> ''")
+Index(
+    "operations_by_invocation",
+    operations.c.instance,
+    operations.c.invocation,
+    operations.c.created_at,
+    operations.c.name,
+    sqlite_where=_TOLD,
+    postgresql_where=_TOLD,
+)
+Index(
+    "actions_avoiding",
+    actions.c.platform_id,
+    actions.c.avoid_until,
+    sqlite_where=_AVOIDING,
+    postgresql_where=_AVOIDING,
+)

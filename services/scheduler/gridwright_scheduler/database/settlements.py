@@ -9,7 +9,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, select, update
 
 from gridwright_scheduler.database.admissions import known_requirements
-from gridwright_scheduler.database.records import LEASED_COLUMNS, Leased, Snapshot, dump_failures, leased_of
+from gridwright_scheduler.database.dialect import locked
+from gridwright_scheduler.database.records import LEASED_COLUMNS, Leased, Snapshot, dump_texts, leased_of
 from gridwright_scheduler.database.schema import actions, in_state
 from gridwright_scheduler.queue.names import LeaseId, PlatformId
 from gridwright_scheduler.queue.platform import Requirements
@@ -35,9 +36,22 @@ class Settled(NamedTuple):
     requirements: Requirements | None
 
 
-_FACTS = select(*LEASED_COLUMNS, actions.c.state, actions.c.response, actions.c.succeeded, actions.c.platform_id).where(
-    actions.c.lease_id.in_(bindparam("leases", expanding=True)),
-    in_state(ActionState.EXECUTING, ActionState.COMPLETING),
+#: Locked, so that a lease which is the current one here still is when its end is written.
+_FACTS = locked(
+    select(
+        *LEASED_COLUMNS,
+        actions.c.state,
+        actions.c.response,
+        actions.c.succeeded,
+        actions.c.platform_id,
+        actions.c.no_retry,
+    )
+    .where(
+        actions.c.lease_id.in_(bindparam("leases", expanding=True)),
+        in_state(ActionState.EXECUTING, ActionState.COMPLETING),
+    )
+    .order_by(actions.c.id),
+    actions,
 )
 _SETTLE = (
     update(actions)
@@ -45,6 +59,8 @@ _SETTLE = (
     .values(
         state=bindparam("b_state"),
         failures=bindparam("b_failures"),
+        avoid=bindparam("b_avoid"),
+        avoid_until=bindparam("b_avoid_until"),
         response=bindparam("b_response"),
         succeeded=bindparam("b_succeeded"),
         give_up_at=bindparam("b_give_up_at"),
@@ -59,11 +75,13 @@ def settle_all(
     *,
     max_attempts: int,
     completing_seconds: float,
+    avoid_seconds: float,
     now: float,
 ) -> Sequence[Settled | None]:
     """Carry *settlements* out; None for one whose lease is no longer the current one, which changes nothing.
 
-    *completing_seconds* is how long a COMPLETING action has before somebody looks after it again.
+    *completing_seconds* is how long a COMPLETING action has before somebody looks after it again,
+    *avoid_seconds* how long an action waits for another bot than those that failed it.
     """
     rows = connection.execute(_FACTS, {"leases": list({one.lease_id for one in settlements})})
     facts = {LeaseId(row.lease_id): row for row in rows}
@@ -76,16 +94,21 @@ def settle_all(
             settled.append(None)
             continue
         leased = leased_of(row)
-        before = Facts(ActionState(row.state), leased.failures, row.response, row.succeeded)
+        before = Facts(ActionState(row.state), leased.failures, row.response, row.succeeded, row.no_retry)
         after = settle(before, outcome, max_attempts=max_attempts)
         done = after.state is ActionState.COMPLETED
+        avoid = leased.avoid
+        if after.failures != leased.failures and leased.bot.bot_id not in avoid:
+            avoid = (*avoid, leased.bot.bot_id)
         if after.state is ActionState.QUEUED:
             requeued.append((len(settled), PlatformId(row.platform_id)))
         changed.append(
             {
                 "b_id": row.id,
                 "b_state": int(after.state),
-                "b_failures": dump_failures(after.failures) if after.failures else "[]",
+                "b_failures": dump_texts(after.failures),
+                "b_avoid": dump_texts(avoid),
+                "b_avoid_until": _avoid_until(avoid, after.state, now, avoid_seconds),
                 "b_response": after.response,
                 "b_succeeded": after.succeeded,
                 "b_give_up_at": now + completing_seconds if after.state is ActionState.COMPLETING else None,
@@ -106,3 +129,8 @@ def settle_all(
             assert one is not None
             settled[index] = one._replace(requirements=needs[platform])
     return settled
+
+
+def _avoid_until(avoid: Sequence[str], state: ActionState, now: float, avoid_seconds: float) -> float | None:
+    # Not "until now": this turn began a moment ago, and gives the action away at its end.
+    return now + avoid_seconds if avoid and avoid_seconds and state is ActionState.QUEUED else None

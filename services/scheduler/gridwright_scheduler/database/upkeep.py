@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from gridwright_scheduler.database.admissions import known_requirements
+from gridwright_scheduler.database.dialect import locked
 from gridwright_scheduler.database.records import (
     LEASED_COLUMNS,
     SNAPSHOT_COLUMNS,
@@ -85,11 +86,13 @@ class Refusal:
 
     def __call__(self, connection: Connection) -> Sequence[Snapshot]:
         """Return the actions that ended now; none when no more is queued."""
-        query = (
+        query = locked(
             select(*SNAPSHOT_COLUMNS)
             .where(actions.c.platform_id == self._platform, in_state(ActionState.QUEUED))
             .order_by(actions.c.priority, actions.c.sequence)
-            .limit(CHUNK)
+            .limit(CHUNK),
+            actions,
+            skip=True,
         )
         found = [snapshot_of(row) for row in connection.execute(query)]
         if found:

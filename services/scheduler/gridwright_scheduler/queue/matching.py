@@ -27,6 +27,8 @@ class Candidate(NamedTuple):
     sequence: int
     action_id: ActionId
     requirements: Requirements
+    #: Bots that it is not to be given to.
+    avoid: tuple[str, ...] = ()
 
 
 class Assignment(NamedTuple):
@@ -51,15 +53,24 @@ def match(idle_workers: Collection[IdleWorker], candidates: Collection[Candidate
         if not rooms:
             break
         for offer in offers:
-            if offer in rooms and serves(offer, candidate.requirements):
-                assignments.append(Assignment(_take_slot(rooms, offer), candidate.action_id))
+            if offer not in rooms or not serves(offer, candidate.requirements):
+                continue
+            if (bot := _take_slot(rooms, offer, candidate.avoid)) is not None:
+                assignments.append(Assignment(bot, candidate.action_id))
                 break
     return assignments
 
 
-def _take_slot(rooms: defaultdict[Offer, deque[IdleWorker]], offer: Offer) -> BotKey:
-    """Use up one slot of the next bot with *offer*, which then goes to the end of the line."""
+def _take_slot(rooms: defaultdict[Offer, deque[IdleWorker]], offer: Offer, avoid: Collection[str]) -> BotKey | None:
+    """Use up one slot of the next bot with *offer*, which goes to the end of the line; None: all are in *avoid*."""
     line = rooms[offer]
+    if avoid:
+        for _ in range(len(line)):
+            if line[0].bot.bot_id not in avoid:
+                break
+            line.rotate(-1)
+        else:
+            return None
     worker = line.popleft()
     if worker.free_slots > 1:
         line.append(worker._replace(free_slots=worker.free_slots - 1))

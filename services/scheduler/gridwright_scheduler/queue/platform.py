@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 from gridwright.digest import DigestFunction
-from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_scheduler.queue.names import PlatformId
+from gridwright_scheduler.queue.property_rules import PropertyRules, Wanted, is_number
 
 #: The worker property by which a worker of ours says so; it is never matched.
 OURS = "gridwright"
-#: Of a number that a property may ask for: 2^63 and some.
-_MAX_DIGITS = 19
 
 
 class Requirements(NamedTuple):
     """What a bot must offer to be given an action; actions with equal ones share a queue."""
 
     instance: str
-    #: Sorted, each pair once: the bot must offer every one of them (checklist PLAT-05). A number says that what the
-    #: bot offers must be at least that.
-    properties: tuple[tuple[str, str | int], ...]
+    #: Sorted, each pair once: the bot must offer every one of them (checklist PLAT-05).
+    properties: tuple[tuple[str, Wanted], ...]
     #: Stock workers know one digest function, and produce no output for the legacy output fields.
     ours_only: bool
 
@@ -46,24 +43,22 @@ def requirements_of(
     action: pb.Action,
     command: pb.Command,
     *,
-    ignored: Set[str],
-    minimum: Set[str] = frozenset(),
+    rules: PropertyRules,
     stock_function: DigestFunction,
 ) -> Requirements:
-    """Return what a bot must offer to run *action*, leaving the properties named in *ignored* to the runner.
+    """Return what a bot must offer to run *action*, as *rules* take its properties.
 
-    Of those named in *minimum* it may offer more than is asked for. The Action's platform wins
-    over the Command's (checklist PLAT-01, PLAT-02).
+    The Action's platform wins over the Command's (checklist PLAT-01, PLAT-02).
 
     Raises:
-        InvalidRequest: what must be a number is none.
+        InvalidRequest: *rules* refuse a property.
     """
     platform = action.platform if action.HasField("platform") else command.platform
-    properties = {
-        (one.name, _number(one.name, one.value) if one.name in minimum else one.value)
-        for one in platform.properties
-        if one.name not in ignored
-    }
+    asked = [(one.name, one.value) for one in platform.properties]
+    if defaults := rules.defaults.get(instance):
+        named = {name for name, _ in asked}
+        asked += [(name, value) for name, value in defaults.items() if name not in named]
+    properties = {wanted for name, value in asked if (wanted := rules.wanted(name, value)) is not None}
     legacy = not command.output_paths and bool(command.output_files or command.output_directories)
     return Requirements(instance, tuple(sorted(properties)), function is not stock_function or legacy)
 
@@ -103,25 +98,16 @@ def why_nobody_serves(requirements: Requirements, offers: Collection[Offer]) -> 
     return f"no single worker has all of the platform properties {wanted}"
 
 
-def _offers(offer: Offer, name: str, value: str | int) -> bool:
+def _offers(offer: Offer, name: str, value: Wanted) -> bool:
     if isinstance(value, str):
         return (name, value) in offer.properties
-    return any(key == name and _is_number(held) and int(held) >= value for key, held in offer.properties)
+    offered = [held for key, held in offer.properties if key == name]
+    return bool(offered) if value is None else any(is_number(held) and int(held) >= value for held in offered)
 
 
-def _number(name: str, value: str) -> int:
-    if not _is_number(value):
-        raise InvalidRequest(
-            f"the platform property {name} is a number here, not {value!r}", field="platform.properties"
-        )
-    return int(value)
-
-
-def _is_number(value: str) -> bool:
-    return value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS
-
-
-def _in_words(name: str, value: str | int) -> str:
+def _in_words(name: str, value: Wanted) -> str:
+    if value is None:
+        return f"{name}, of any value"
     return f"{name}={value}" if isinstance(value, str) else f"{name}>={value}"
 
 

@@ -33,6 +33,8 @@ class Retry(NamedTuple):
     #: Names the worker and what happened, for the client that hears of the last attempt.
     reason: str
     counted: bool = True
+    #: Whether the bot may have begun it: then one that is to be tried once is not tried again.
+    begun: bool = True
 
 
 class Announce(NamedTuple):
@@ -50,6 +52,8 @@ class Facts(NamedTuple):
     failures: tuple[str, ...]
     response: bytes | None
     succeeded: bool
+    #: Whether the first attempt is the only one.
+    no_retry: bool = False
 
 
 def settle(facts: Facts, outcome: Outcome, *, max_attempts: int) -> Facts:
@@ -65,10 +69,15 @@ def settle(facts: Facts, outcome: Outcome, *, max_attempts: int) -> Facts:
             return facts._replace(state=ActionState.COMPLETING, response=None)
         case Announce():
             return facts._replace(state=ActionState.COMPLETED)
-        case Retry(reason, counted):
+        case Retry(reason, counted, begun):
             failures = (*facts.failures, reason) if counted else facts.failures
-            if len(failures) < max_attempts:
+            if facts.no_retry and begun:
+                # Of a code on which clients do not try again by themselves.
+                text = f"not tried again, as the platform property retry=never asks: {reason}"
+                response = failed(code_pb2.FAILED_PRECONDITION, text)
+            elif len(failures) < max_attempts:
                 return facts._replace(state=ActionState.QUEUED, failures=failures, response=None)
-            text = f"gave up after {len(failures)} attempts: " + "; ".join(failures)
-            response = failed(code_pb2.UNAVAILABLE, text)
-            return Facts(ActionState.COMPLETED, failures, response, succeeded=False)
+            else:
+                text = f"gave up after {len(failures)} attempts: " + "; ".join(failures)
+                response = failed(code_pb2.UNAVAILABLE, text)
+            return facts._replace(state=ActionState.COMPLETED, failures=failures, response=response, succeeded=False)

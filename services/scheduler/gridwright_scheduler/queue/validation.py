@@ -5,9 +5,11 @@ from __future__ import annotations
 from gridwright.documents import check_no_nul
 from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright_scheduler.queue.property_rules import RETRY
 
 #: Properties that can have but one value (checklist PLAT-06).
 _SINGLE_VALUED = frozenset({"OSFamily"})
+_NEVER = "never"
 
 
 def timeout_seconds(action: pb.Action, *, longest_seconds: float) -> float | None:
@@ -41,3 +43,16 @@ def check_platform(action: pb.Action, command: pb.Command) -> None:
         check_no_nul((one.name, one.value), field="platform.properties")
         if seen.setdefault(one.name, one.value) != one.value and one.name in _SINGLE_VALUED:
             raise InvalidRequest(f"the platform property {one.name} has two values", field="platform.properties")
+
+
+def no_retry(action: pb.Action, command: pb.Command) -> bool:
+    """Return whether the action asks, by the property ``retry``, to be tried once at most.
+
+    Raises:
+        InvalidRequest: the property has a value that means nothing.
+    """
+    platform = action.platform if action.HasField("platform") else command.platform
+    values = [one.value for one in platform.properties if one.name == RETRY]
+    if any(value != _NEVER for value in values):
+        raise InvalidRequest(f"the platform property {RETRY} is {_NEVER!r}, or left out", field="platform.properties")
+    return bool(values)

@@ -14,6 +14,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import Execution
 from gridwright.wire.call import Call
 from gridwright.wire.digests import read_digest
+from gridwright.wire.request_metadata import kept_metadata
 from gridwright_scheduler.admission import Admission
 from gridwright_scheduler.board import Board, Watch
 from gridwright_scheduler.operation_finder import OperationFinder
@@ -54,7 +55,8 @@ class ExecutionServicer(Execution):
         digest = read_digest(request.action_digest, instance, request.digest_function, field="action_digest")
         operation = OperationName(in_instance(instance.name, str(uuid.uuid4())))
         with self._board.watch(operation) as watch:
-            snapshot = await self._admission.admit(operation, ActionKey(instance.name, digest), request)
+            told = kept_metadata(call.metadata)
+            snapshot = await self._admission.admit(operation, ActionKey(instance.name, digest), request, told)
             if watch.bound_to is None:
                 watch.see(snapshot)
             async for message in self._updates(watch):

@@ -17,6 +17,7 @@ from gridwright_scheduler.queue.states import ActionState, stage
 _RESPONSE_TYPE = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse"
 _METADATA_TYPE = "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteOperationMetadata"
 _MAX_NAME_LENGTH = 1024
+_INVOCATIONS = "/invocations/"
 
 
 def operation_message(name: OperationName, snapshot: Snapshot, *, cancelled: bool = False) -> operations_pb2.Operation:
@@ -64,3 +65,29 @@ def parse_operation_name(name: str, instances: Instances) -> tuple[Instance, Ope
     if not unique or len(name) > _MAX_NAME_LENGTH or "\0" in name:
         raise OperationNotFound(name)
     return instance, OperationName(in_instance(instance.name, unique))
+
+
+def parse_invocation_name(name: str, instances: Instances) -> tuple[Instance, str] | None:
+    """Return the instance and the tool_invocation_id that ``INSTANCE/invocations/ID`` names; None: it is no such name.
+
+    Of an instance whose own name ends in ``invocations`` the operations are meant.
+    """
+    prefix, delimiter, invocation = name.rpartition(_INVOCATIONS)
+    at_start = not prefix and not delimiter and name.startswith(_INVOCATIONS[1:])
+    if at_start:
+        invocation = name.removeprefix(_INVOCATIONS[1:])
+    if not (delimiter or at_start) or not invocation or len(name) > _MAX_NAME_LENGTH or "\0" in name:
+        return None
+    if "/" not in invocation and _is_instance(name.rpartition("/")[0], instances):
+        return None
+    try:
+        return instances[prefix], invocation
+    except UnknownInstance:
+        return None
+
+
+def _is_instance(name: str, instances: Instances) -> bool:
+    try:
+        return instances[name] is not None
+    except UnknownInstance:
+        return False

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import base64
 import json
-import re
-from collections.abc import Collection
+from functools import partial
 
 from google.longrunning import operations_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
+from sqlalchemy import Connection
 
 from gridwright.auth.identity import Role
-from gridwright.errors import InvalidRequest, Unimplemented
-from gridwright.instances import Instances
+from gridwright.errors import InvalidRequest, NotFound, OperationNotFound, Unavailable, Unimplemented
+from gridwright.instances import Instance, Instances
 from gridwright.protos.google.longrunning.operations_rpc import Operations as OperationsService
 from gridwright.wire.call import Call
+from gridwright.wire.request_metadata import KEY as REQUEST_METADATA_KEY
 from gridwright_scheduler.action_queue import ActionQueue
 from gridwright_scheduler.board import Board
-from gridwright_scheduler.database.operations import Operations, PageStart
+from gridwright_scheduler.database.operations import Operations, PageStart, forget_operation
+from gridwright_scheduler.operation_filter import OperationFilter, parse_filter
 from gridwright_scheduler.operation_finder import OperationFinder
+from gridwright_scheduler.queue.names import OperationName
 from gridwright_scheduler.queue.states import ActionState
-from gridwright_scheduler.servicers.messages import operation_message, parse_operation_name
+from gridwright_scheduler.servicers.messages import operation_message, parse_invocation_name, parse_operation_name
 
 _DEFAULT_PAGE_SIZE = 100
 _MAX_PAGE_SIZE = 1_000
@@ -35,13 +38,10 @@ _MAX_TOKEN_LENGTH = 16 * 1024
 #: A client that names no time is answered after this long at the latest.
 _MAX_WAIT_SECONDS = 60.0
 _WAIT_MARGIN = 0.8
-
-_STAGES = {
-    "queued": {ActionState.QUEUED},
-    "executing": {ActionState.EXECUTING, ActionState.COMPLETING},
-    "completed": {ActionState.COMPLETED},
-}
-_FILTER = re.compile(r"\s*stage\s*(=|!=)\s*([a-zA-Z]+)\s*")
+#: Operations of an invocation that one turn cancels.
+_CANCELLED_AT_ONCE = 500
+#: Bounds a call that cancels an invocation to which operations are added all the time.
+_MAX_CANCELLED = 500_000
 
 
 class OperationsServicer(OperationsService):
@@ -62,16 +62,19 @@ class OperationsServicer(OperationsService):
         self._board = board
 
     async def get_operation(self, request: pb.GetOperationRequest, call: Call) -> pb.Operation:
+        """Return an operation, and in a trailer the RequestMetadata of the call that began it (checklist HDR-03)."""
         _, name = parse_operation_name(request.name, self._instances)
         call.identity.require(Role.EXECUTOR)
         record = await self._finder.find(name)
+        if record.request_metadata:
+            call.add_trailer(REQUEST_METADATA_KEY, record.request_metadata)
         return operation_message(name, record.snapshot, cancelled=record.cancelled)
 
     async def list_operations(self, request: pb.ListOperationsRequest, call: Call) -> pb.ListOperationsResponse:
         """List the operations of an instance, oldest first.
 
-        The filter is empty, ``stage = S`` or ``stage != S`` with S queued, executing or completed. Operations that
-        the action cache answered are not listed. A page has fewer operations than asked for when these are large.
+        :func:`parse_filter` says what a filter is. Operations that the action cache answered are not listed. A page has
+        fewer operations than asked for when these are large.
         """
         instance = self._instances[request.name]
         call.identity.require(Role.EXECUTOR)
@@ -80,11 +83,16 @@ class OperationsServicer(OperationsService):
         if not 0 <= request.page_size <= _MAX_PAGE_SIZE:
             raise InvalidRequest(f"page_size must be 0 to {_MAX_PAGE_SIZE}", field="page_size")
         size = request.page_size or _DEFAULT_PAGE_SIZE
-        states = _parse_filter(request.filter)
+        matching = parse_filter(request.filter, instance.name)
         after = _parse_token(request.page_token)
-        return await self._page(instance.name, states, after, size)
+        return await self._page(instance.name, matching, after, size)
 
     async def cancel_operation(self, request: pb.CancelOperationRequest, call: Call) -> Empty:
+        """Cancel an operation (checklist OPS-04 to OPS-08), or with ``INSTANCE/invocations/ID`` a whole invocation."""
+        if (invocation := parse_invocation_name(request.name, self._instances)) is not None:
+            call.identity.require(Role.EXECUTOR)
+            await self._cancel_invocation(*invocation)
+            return Empty()
         _, name = parse_operation_name(request.name, self._instances)
         call.identity.require(Role.EXECUTOR)
         record = await self._finder.find(name)
@@ -93,7 +101,12 @@ class OperationsServicer(OperationsService):
         return Empty()
 
     async def delete_operation(self, request: pb.DeleteOperationRequest, call: Call) -> Empty:
-        raise Unimplemented("operations are forgotten by themselves some minutes after they are done")
+        """Forget an operation, which does not cancel what it waits for (checklist OPS-09)."""
+        _, name = parse_operation_name(request.name, self._instances)
+        call.identity.require(Role.EXECUTOR)
+        if not self._finder.forget_answered(name) and not await self._queue.do(partial(_forget, name)):
+            raise OperationNotFound(name)
+        return Empty()
 
     async def wait_operation(self, request: pb.WaitOperationRequest, call: Call) -> pb.Operation:
         """Return the operation when it is done, or as it is when the time is up (checklist OPS-12)."""
@@ -113,8 +126,21 @@ class OperationsServicer(OperationsService):
             await watch.finished(seconds, self._board)
             return operation_message(name, watch.snapshot, cancelled=watch.cancelled)
 
+    async def _cancel_invocation(self, instance: Instance, invocation: str) -> None:
+        if not await self._operations.knows_invocation(instance.name, invocation):
+            raise NotFound(
+                f"no operation of invocation {invocation[:200]!r} is known in instance {instance.name!r}; the id is "
+                "the tool_invocation_id that its calls sent"
+            )
+        for _ in range(_MAX_CANCELLED // _CANCELLED_AT_ONCE):
+            names = await self._operations.of_invocation(instance.name, invocation, limit=_CANCELLED_AT_ONCE)
+            if not names:
+                return
+            await self._queue.cancel_all(names)
+        raise Unavailable("more operations of the invocation keep coming; stop the client, and cancel again")
+
     async def _page(
-        self, instance: str, states: Collection[ActionState], after: PageStart | None, size: int
+        self, instance: str, matching: OperationFilter, after: PageStart | None, size: int
     ) -> pb.ListOperationsResponse:
         """Return at most *size* operations, and at least one if there is one, that fit in a message together."""
         page = pb.ListOperationsResponse()
@@ -122,7 +148,7 @@ class OperationsServicer(OperationsService):
         while True:
             # One more than asked for tells whether there is another page.
             limit = min(_ROWS_PER_READ, size + 1 - len(page.operations))
-            records = await self._operations.page(instance, states=states, after=after, limit=limit)
+            records = await self._operations.page(instance, matching=matching, after=after, limit=limit)
             for record in records:
                 message = operation_message(record.name, record.snapshot, cancelled=record.cancelled)
                 page_bytes += message.ByteSize() + _ENVELOPE_BYTES
@@ -137,17 +163,8 @@ class OperationsServicer(OperationsService):
                 return page
 
 
-def _parse_filter(text: str) -> Collection[ActionState]:
-    if not text.strip():
-        return set(ActionState)
-    match = _FILTER.fullmatch(text)
-    if match is None or match[2].lower() not in _STAGES:
-        raise InvalidRequest(
-            f"unsupported filter {text[:200]!r}; write 'stage = queued' (or executing, completed) or 'stage != …'",
-            field="filter",
-        )
-    named = _STAGES[match[2].lower()]
-    return named if match[1] == "=" else set(ActionState) - named
+def _forget(name: OperationName, connection: Connection) -> bool:
+    return forget_operation(connection, name)
 
 
 def _token(start: PageStart) -> str:
@@ -161,6 +178,8 @@ def _parse_token(token: str) -> PageStart | None:
         if len(token) > _MAX_TOKEN_LENGTH:
             raise ValueError
         created_at, name = json.loads(base64.urlsafe_b64decode(token))
+        if "\0" in name:  # which PostgreSQL has no place for
+            raise ValueError
         name.encode()
         return PageStart(float(created_at), name)
     except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
