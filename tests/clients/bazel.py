@@ -41,7 +41,7 @@ class Bazel:
     Args:
         workspace: its directory; Bazel's own files are kept beside it.
         flags: for every command that builds.
-        program: Bazel, and before it a command that it is run through.
+        program: Bazel, with startup options, and before it a command that it is run through.
     """
 
     def __init__(self, workspace: Path, *, flags: Sequence[str], program: Sequence[str]) -> None:

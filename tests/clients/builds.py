@@ -49,6 +49,27 @@ def build_twice(
         assert speak(workspace / "bazel-bin" / "speak") == expected_words(workspace)
 
 
+def build_with_minimal_downloads(
+    open_bazel: OpenBazel, directory: Path, flags: Sequence[str], *, speak: Callable[[Path], str]
+) -> None:
+    """Build a C++ workspace without its outputs, twice; then ask for one of them, which must be the right one."""
+    workspace = write_cpp_workspace(directory / "cpp")
+    binary = workspace / "bazel-bin" / "speak"
+    with open_bazel(workspace, [*flags, "--remote_download_minimal"]) as bazel:
+        build = bazel.run("build", "//...").assert_success()
+        assert set(build.processes) == {"remote"}, build.output
+        assert not binary.exists()
+
+        bazel.clean()
+        again = bazel.run("build", "//...").assert_success()
+        assert again.processes == {"remote cache hit": build.processes["remote"]}, again.output
+        assert not binary.exists()
+
+        bazel.run("build", "//:speak", "//:spoken", "--remote_download_toplevel").assert_success()
+        assert speak(binary) == expected_words(workspace)
+        assert (workspace / "bazel-bin" / "spoken.txt").read_text() == expected_words(workspace)
+
+
 def outlast_a_kill(open_bazel: OpenBazel, directory: Path, flags: Sequence[str], grid: Grid, service: str) -> None:
     """Kill *service* while 200 genrules are built: the build ends well, or says that it was away.
 

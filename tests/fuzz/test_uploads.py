@@ -138,6 +138,7 @@ class Uploading(RuleBasedStateMachine):
     @rule(upload=uploads)
     def finish(self, upload: Upload) -> None:
         offset = self._ask(upload)
+        upload.spoiled = upload.spoiled and offset > 0
         self._end(upload, offset, upload.blob[offset:])
 
     @rule(upload=uploads)
@@ -163,12 +164,15 @@ class Uploading(RuleBasedStateMachine):
 
     def _end(self, upload: Upload, offset: int, data: bytes) -> None:
         answer = self.cas.write(list(requests(upload, offset, data, finish=True)))
-        if upload.spoiled and not upload.done:
+        # Of garbage that came while a cut call was still being heard, nothing may have been kept.
+        is_whole = upload.cut and answer.code is OK
+        if upload.spoiled and not upload.done and not is_whole:
             assert answer.code in (INVALID, ABORTED), answer
             self._is_gone_perhaps(upload)
             upload.spoiled = False
             return
         assert answer.code is OK, answer
+        upload.spoiled = False
         for one in self.all:
             one.done = one.done or one.blob == upload.blob
 

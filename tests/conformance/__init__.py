@@ -1,0 +1,1 @@
+"""The conformance suite: one test per row of `rows.toml`, over the wire, against any endpoint."""
