@@ -19,7 +19,7 @@ from gridwright_cas.processes.sharable import faults_of_sharing
 class UploadSettings(Section):
     """Uploads by ByteStream, while they are under way and after they broke off."""
 
-    memory: ByteSize = 32_000_000
+    memory: ByteSize = 16_000_000
     """What all of them together may have in memory before it is on a disk; each of several processes has its share."""
 
     max_count: PositiveInt = 2_000

@@ -17,6 +17,10 @@ _COLLECT_AFTER = 50_000
 #: end of its heap when it is more than the second number. By its own numbers each message of a MiB is made of fresh
 #: pages, several times over, and the kernel takes as long to clear them as SHA-256 takes to hash the message.
 _RETURNED_BLOCK_BYTES = 32 * 1024 * 1024
+#: While many large streams share the heap, each of them leaves holes in it that the messages of others do not fit
+#: into; then it is better that messages have pages of their own and give them back.
+_MANY_STREAMS = 16
+_RETURNED_MESSAGE_BYTES = 256 * 1024
 _KEPT_BYTES = 64 * 1024 * 1024
 #: By default each thread may have a heap of its own, up to eight for each core, and each heap keeps what it has freed:
 #: with 32 uploads and downloads at once that was 200 MB more than with two, which were as fast.
@@ -39,12 +43,9 @@ def suit_messages() -> None:
     A heap thus keeps up to ``_KEPT_BYTES`` that nobody uses. Elsewhere than with glibc only the latter is done.
     """
     gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
-    # Python has no function for it, and the environment variables are read before it runs.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _RETURNED_BLOCK_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_ARENA_MAX, _HEAPS)
+    _mallopt(_M_MMAP_THRESHOLD, _RETURNED_BLOCK_BYTES)
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 class LargeStreams:
@@ -65,10 +66,14 @@ class LargeStreams:
     def one(self) -> Iterator[None]:
         """Count one while the block runs."""
         self._count += 1
+        if self._count == _MANY_STREAMS:
+            _mallopt(_M_MMAP_THRESHOLD, _RETURNED_MESSAGE_BYTES)
         self._look_soon()
         try:
             yield
         finally:
+            if self._count == _MANY_STREAMS:
+                _mallopt(_M_MMAP_THRESHOLD, _RETURNED_BLOCK_BYTES)
             self._count -= 1
 
     def _look_soon(self) -> None:
@@ -88,6 +93,13 @@ class LargeStreams:
     def _trim(self) -> None:
         give_back()
         self._trimmed_bytes = resident_bytes()
+
+
+def _mallopt(option: int, value: int) -> None:
+    # Python has no function for it, and the environment variables are read before it runs.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(option, value)
 
 
 def give_back() -> None:

@@ -27,7 +27,7 @@ class UploadBounds(NamedTuple):
     """How much uploads may take of this process."""
 
     #: In memory, all together.
-    memory_bytes: int = 32_000_000
+    memory_bytes: int = 16_000_000
     #: How many may be under way.
     max_count: int = 2_000
 

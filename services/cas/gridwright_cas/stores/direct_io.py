@@ -27,7 +27,7 @@ BLOCK_BYTES = 4096
 #: One write of so much keeps a disk busy; more only costs memory.
 BUFFER_BYTES = 2 * 1024 * 1024
 #: How many uploads at once may have a buffer; the others go through the page cache.
-_MAX_BUFFERS = 16
+_MAX_BUFFERS = 8
 #: How many blobs are remembered as read, and for how long.
 _REMEMBERED = 4096
 _REMEMBERED_SECONDS = 600.0
