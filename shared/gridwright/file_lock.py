@@ -33,6 +33,22 @@ def try_lock(path: Path) -> int | None:
     return descriptor
 
 
+def try_lock_named(path: Path) -> int | None:
+    """Like :func:`try_lock`, for files that their holders may remove: return a lock on the file that has this name now.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    while (descriptor := try_lock(path)) is not None:
+        try:
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+    return None
+
+
 async def lock_within(path: Path, seconds: float) -> int | None:
     """Like :func:`try_lock`, but give a holder that is about to end *seconds* to do so.
 

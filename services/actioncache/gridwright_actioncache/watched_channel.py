@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from gridwright.errors import DeadlineExceeded, GridwrightError, Unavailable
+from gridwright.wire.forwarding_channel import ForwardingChannel
 from gridwright.wire.rpc import Channel, Metadata, Method, OnTrailers
 from gridwright_actioncache.results.dependency import DependencyHealth
 
@@ -16,14 +17,14 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-class WatchedChannel(Channel):
+class WatchedChannel(ForwardingChannel):
     """Tells *health* of each unary call; an error that only the other side can have sent is an answer, too.
 
     Streams, of large blobs, pass through: they are few, and they fail for reasons of both sides.
     """
 
     def __init__(self, inner: Channel, health: DependencyHealth) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._health = health
 
     def __repr__(self) -> str:
@@ -39,37 +40,9 @@ class WatchedChannel(Channel):
         on_trailers: OnTrailers | None = None,
     ) -> Response:
         with self._watched():
-            return await self._inner.unary_unary(
+            return await super().unary_unary(
                 method, request, timeout=timeout, metadata=metadata, on_trailers=on_trailers
             )
-
-    def unary_stream(
-        self, method: Method[Request, Response], request: Request, *, timeout: float | None, metadata: Metadata = ()
-    ) -> AsyncIterator[Response]:
-        return self._inner.unary_stream(method, request, timeout=timeout, metadata=metadata)
-
-    async def stream_unary(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-        on_trailers: OnTrailers | None = None,
-    ) -> Response:
-        return await self._inner.stream_unary(
-            method, requests, timeout=timeout, metadata=metadata, on_trailers=on_trailers
-        )
-
-    def stream_stream(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-    ) -> AsyncIterator[Response]:
-        return self._inner.stream_stream(method, requests, timeout=timeout, metadata=metadata)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

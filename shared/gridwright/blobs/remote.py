@@ -238,9 +238,8 @@ async def _write_requests(name: str, digest: Digest, chunks: AsyncIterable[bytes
             yield bs.WriteRequest(resource_name=name if offset == 0 else "", write_offset=offset, data=held)
             offset += len(held)
         held = chunk
-    if offset + len(held) >= digest.size_bytes:
+    is_whole = offset + len(held) >= digest.size_bytes
+    if held or is_whole:
         yield bs.WriteRequest(
-            resource_name=name if offset == 0 else "", write_offset=offset, data=held, finish_write=True
+            resource_name=name if offset == 0 else "", write_offset=offset, data=held, finish_write=is_whole
         )
-    elif held:
-        yield bs.WriteRequest(resource_name=name if offset == 0 else "", write_offset=offset, data=held)

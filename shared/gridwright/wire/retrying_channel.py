@@ -6,19 +6,19 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterable, AsyncIterator
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from gridwright.errors import Unavailable
+from gridwright.wire.forwarding_channel import ForwardingChannel
 from gridwright.wire.rpc import Channel, Metadata, Method, OnTrailers
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-class RetryingChannel(Channel):
+class RetryingChannel(ForwardingChannel):
     """Tries unary calls again while the other side is unavailable, up to their timeout.
 
     For calls that may safely arrive twice: all those that one service of ours makes to
@@ -39,7 +39,7 @@ class RetryingChannel(Channel):
         max_delay_seconds: float = 1.0,
         patience_seconds: float = math.inf,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._patience_seconds = patience_seconds
         self._first_delay_seconds = first_delay_seconds
         self._max_delay_seconds = max_delay_seconds
@@ -71,31 +71,3 @@ class RetryingChannel(Channel):
                     raise
             await asyncio.sleep(wait)
             delay = min(delay * 2, self._max_delay_seconds)
-
-    def unary_stream(
-        self, method: Method[Request, Response], request: Request, *, timeout: float | None, metadata: Metadata = ()
-    ) -> AsyncIterator[Response]:
-        return self._inner.unary_stream(method, request, timeout=timeout, metadata=metadata)
-
-    async def stream_unary(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-        on_trailers: OnTrailers | None = None,
-    ) -> Response:
-        return await self._inner.stream_unary(
-            method, requests, timeout=timeout, metadata=metadata, on_trailers=on_trailers
-        )
-
-    def stream_stream(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-    ) -> AsyncIterator[Response]:
-        return self._inner.stream_stream(method, requests, timeout=timeout, metadata=metadata)

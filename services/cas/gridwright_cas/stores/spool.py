@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gridwright.clock import Clock
 from gridwright.errors import Aborted, InvalidRequest
-from gridwright.file_lock import try_lock
+from gridwright.file_lock import try_lock_named
 from gridwright_cas.stores.disk_errors import disk_errors
 
 _ABANDONED_SECONDS = 3_600.0
@@ -46,7 +46,7 @@ class Spool:
         """
         with disk_errors(), ExitStack() as unless_opened:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = self._lock(file_name)
+            descriptor = try_lock_named(self.path / file_name)
             if descriptor is None:
                 raise Aborted("another call is at this upload; try again when it has ended")
             found_bytes = os.fstat(descriptor).st_size
@@ -66,7 +66,7 @@ class Spool:
     def forget(self, file_name: str) -> bool:
         """Remove a file, unless somebody is at it; return whether it is gone."""
         with disk_errors():
-            descriptor = self._lock(file_name)
+            descriptor = try_lock_named(self.path / file_name)
             if descriptor is None:
                 return False
             self._unlink(file_name)
@@ -99,18 +99,6 @@ class Spool:
                     status = entry.stat()
                     found.append((status.st_mtime, status.st_size, entry.name))
         return found
-
-    def _lock(self, file_name: str) -> int | None:
-        """Return a file that is locked and still has its name: its last holder may have removed it meanwhile."""
-        path = self.path / file_name
-        while (descriptor := try_lock(path)) is not None:
-            try:
-                if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                    return descriptor
-            except FileNotFoundError:
-                pass
-            os.close(descriptor)
-        return None
 
     def _unlink(self, file_name: str) -> None:
         with suppress(FileNotFoundError):

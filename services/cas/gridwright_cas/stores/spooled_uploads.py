@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from gridwright.blobs.resumable import ResumableUploads, UploadName
 from gridwright.blobs.store import CHUNK_BYTES, BlobStore
 from gridwright.errors import Aborted, DigestMismatch
 from gridwright_cas.stores.shielded import shielded
 from gridwright_cas.stores.spool import Spool, SpoolFile
+from gridwright_cas.stores.taking_up import taken_up
 from gridwright_cas.stores.writing import Writing
 
 #: Memory may be short for less than this; an upload that has nothing to send for so long is heard from its beginning
 #: when it goes on, and until then the store holds nothing of it.
 _STILL_SECONDS = 10.0
-#: A call that goes on where another broke off waits so long for that one to be noticed.
-_PATIENCE_SECONDS = 5.0
-_ASK_SECONDS = 0.05
 
 
 class SpooledUploads(ResumableUploads):
@@ -97,19 +96,7 @@ class SpooledUploads(ResumableUploads):
         Raises:
             Aborted, InvalidRequest: see ``Spool.open``.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + _PATIENCE_SECONDS
-        while True:
-            opening = self._threads.submit(self._spool.open, self._file_name(name), offset)
-            try:
-                return await shielded(asyncio.wrap_future(opening))
-            except asyncio.CancelledError:
-                opening.add_done_callback(_close_opened)
-                raise
-            except Aborted:
-                if offset == 0 or loop.time() >= give_up:
-                    raise
-            await asyncio.sleep(_ASK_SECONDS)  # the lock is one of the kernel's, which announces nothing
+        return await taken_up(self._threads, partial(self._spool.open, self._file_name(name), offset), offset)
 
     async def _leave(self, file: SpoolFile, writing: Writing) -> None:
         try:
@@ -150,9 +137,3 @@ class _Source:
         """Wait for nothing any more."""
         if self._next is not None:
             self._next.cancel()
-
-
-def _close_opened(opening: Future[SpoolFile]) -> None:
-    """Leave an upload that was opened for a caller who has gone."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()

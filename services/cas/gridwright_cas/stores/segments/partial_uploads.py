@@ -9,7 +9,7 @@ from pathlib import Path
 from gridwright.blobs.resumable import UploadName
 from gridwright.clock import Clock
 from gridwright.errors import Aborted, GridwrightError, InvalidRequest, ResourceExhausted
-from gridwright.file_lock import try_lock
+from gridwright.file_lock import try_lock_named
 from gridwright_cas.stores.disk_errors import disk_errors
 from gridwright_cas.stores.segments.index import Index
 from gridwright_cas.stores.segments.large_files import KeptFile, LargeFiles
@@ -78,7 +78,7 @@ class PartialUploads:
             ResourceExhausted: there are too many that somebody is at.
         """
         with disk_errors(), ExitStack() as unless_opened:
-            lock = self._lock(name.file_name)
+            lock = try_lock_named(self._lock_path(name.file_name))
             if lock is None:
                 raise Aborted("another call is at this upload; try again when it has ended")
             unless_opened.callback(self._unlock_unopened, name.file_name, lock)
@@ -139,7 +139,7 @@ class PartialUploads:
         with self.index.reading() as txn, txn.cursor(db=self._table) as cursor:
             known = {key.decode() for key in cursor.iternext(values=False)}
         for file_name in found - known:
-            if (lock := self._lock(file_name)) is not None:
+            if (lock := try_lock_named(self._lock_path(file_name))) is not None:
                 self.remove(file_name)
                 self.unlock(file_name, lock, for_good=True)
 
@@ -219,7 +219,7 @@ class PartialUploads:
 
     def _expire(self, file_name: str) -> bool:
         with disk_errors():
-            lock = self._lock(file_name)
+            lock = try_lock_named(self._lock_path(file_name))
             if lock is None:
                 return False
             try:
@@ -227,18 +227,6 @@ class PartialUploads:
             finally:
                 self.unlock(file_name, lock, for_good=True)
             return True
-
-    def _lock(self, file_name: str) -> int | None:
-        """Return a lock on a file that still has its name: its last holder may have removed it meanwhile."""
-        path = self._lock_path(file_name)
-        while (lock := try_lock(path)) is not None:
-            try:
-                if os.stat(path).st_ino == os.fstat(lock).st_ino:
-                    return lock
-            except FileNotFoundError:
-                pass
-            os.close(lock)
-        return None
 
     def _lock_path(self, file_name: str) -> Path:
         return self._locks / f"partial-{file_name}"

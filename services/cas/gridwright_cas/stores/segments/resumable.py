@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable
-from concurrent.futures import Future
+from functools import partial
 
 from gridwright.blobs.resumable import ResumableUploads, UploadName
-from gridwright.errors import Aborted
 from gridwright_cas.stores.segments.partial_upload import PartialUpload
 from gridwright_cas.stores.segments.partial_uploads import PartialUploads
 from gridwright_cas.stores.segments.record import MAX_PAYLOAD_BYTES
 from gridwright_cas.stores.segments.uploader import Uploader
-from gridwright_cas.stores.shielded import shielded
+from gridwright_cas.stores.taking_up import taken_up
 from gridwright_cas.stores.writing import Writing
-
-#: A call that goes on where another broke off waits so long for that one to be noticed.
-_PATIENCE_SECONDS = 5.0
-_ASK_SECONDS = 0.05
 
 
 class SegmentUploads(ResumableUploads):
@@ -55,19 +49,7 @@ class SegmentUploads(ResumableUploads):
         Raises:
             Aborted, InvalidRequest, ResourceExhausted: see ``PartialUploads.open``.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + _PATIENCE_SECONDS
-        while True:
-            opening = self._uploader.threads.submit(self._partials.open, name, offset)
-            try:
-                return await shielded(asyncio.wrap_future(opening))
-            except asyncio.CancelledError:
-                opening.add_done_callback(_close_opened)
-                raise
-            except Aborted:
-                if offset == 0 or loop.time() >= give_up:
-                    raise
-            await asyncio.sleep(_ASK_SECONDS)  # the lock is one of the kernel's, which announces nothing
+        return await taken_up(self._uploader.threads, partial(self._partials.open, name, offset), offset)
 
     async def _keep(self, upload: PartialUpload) -> None:
         if upload.committed_bytes > MAX_PAYLOAD_BYTES:
@@ -83,9 +65,3 @@ class SegmentUploads(ResumableUploads):
             await writing.flush()
         finally:
             await self._uploader.in_thread(upload.close)
-
-
-def _close_opened(opening: Future[PartialUpload]) -> None:
-    """Leave an upload that was opened for a caller who has gone."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
