@@ -105,6 +105,21 @@ class ResultStoreContract:
         await store.put("main", action, b"\x20\x02")
         assert await store.get_many("main", [action]) == {action: b"\x20\x02"}
 
+    async def test_it_explains_a_hit_and_a_miss(self, store: ResultStore) -> None:
+        known, unknown = an_action(), an_action()
+        await store.put("main", known, b"\x20\x07")
+        verdict = await store.explain("main", known)
+        assert (verdict.outcome, verdict.document) == (Outcome.HIT, b"\x20\x07")
+        verdict = await store.explain("main", unknown)
+        assert (verdict.outcome, verdict.document) == (Outcome.ABSENT, None)
+
+
+class DocumentsContract:
+    """The tests of a store that keeps documents itself: where results came from as well, and it can tell what there is.
+
+    One that passes results on to a cache of somebody else's can do neither.
+    """
+
     async def test_where_a_result_came_from_is_kept_with_it(self, store: ResultStore) -> None:
         action, provenance = an_action(), Provenance("ann", "writer", 1_700_000_000.5, "worker-7")
         await store.put("main", action, with_provenance(b"\x20\x07", provenance))
@@ -136,14 +151,6 @@ class ResultStoreContract:
         assert await store.get_many("main", actions) == {}
         assert await walked(store) == {}
         assert set(await walked(store, "a/b")) == {actions[0]}
-
-    async def test_it_explains_a_hit_and_a_miss(self, store: ResultStore) -> None:
-        known, unknown = an_action(), an_action()
-        await store.put("main", known, b"\x20\x07")
-        verdict = await store.explain("main", known)
-        assert (verdict.outcome, verdict.document) == (Outcome.HIT, b"\x20\x07")
-        verdict = await store.explain("main", unknown)
-        assert (verdict.outcome, verdict.document) == (Outcome.ABSENT, None)
 
 
 class ReplacingContract(ResultStoreContract):

@@ -16,7 +16,7 @@ from gridwright_actioncache.results import hierarchies
 from gridwright_actioncache.results.complete import CompletenessCheckingStore, CompletenessStatistics
 from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.results.verdict import Outcome
-from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
+from tests.actioncache.contract import DecoratorContract, DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.documents import a_blob, directory, message, tree
 from tests.actioncache.result_stores import a_memory
 
@@ -61,7 +61,7 @@ def store(cas: Cas) -> CompletenessCheckingStore:
     return CompletenessCheckingStore(a_memory(), {"main": cas})
 
 
-class TestCompletenessCheckingStore(ReplacingContract, DecoratorContract):
+class TestCompletenessCheckingStore(ReplacingContract, DocumentsContract, DecoratorContract):
     def decorated(self, inner: ResultStore) -> ResultStore:
         return CompletenessCheckingStore(inner, {"main": Cas()})
 

@@ -24,7 +24,7 @@ from gridwright_actioncache.results.memory import MemoryResultStore
 from gridwright_actioncache.results.noop import NoopResultStore
 from gridwright_actioncache.results.size_partitioned import SizePartitionedResultStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.documents import message
 from tests.actioncache.result_stores import CountingResultStore, a_memory
 
@@ -49,7 +49,7 @@ async def main_store(path: Path, cas: MemoryStore, clock: FakeClock) -> AsyncIte
         await checking.aclose()
 
 
-class TestMainStore(ReplacingContract):
+class TestMainStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[ResultStore]:
         async with main_store(tmp_path, MemoryStore(max_bytes=10**9), FakeClock()) as store:

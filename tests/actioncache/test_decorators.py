@@ -14,7 +14,14 @@ from gridwright_actioncache.results.read_only import ReadOnlyResultStore
 from gridwright_actioncache.results.size_partitioned import SizePartitionedResultStore
 from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.results.write_once import WriteOnceResultStore
-from tests.actioncache.contract import DecoratorContract, ReplacingContract, ResultStoreContract, a_result, an_action
+from tests.actioncache.contract import (
+    DecoratorContract,
+    DocumentsContract,
+    ReplacingContract,
+    ResultStoreContract,
+    a_result,
+    an_action,
+)
 from tests.actioncache.result_stores import BrokenResultStore, CountingResultStore, a_memory
 
 
@@ -38,7 +45,7 @@ async def test_read_only_finds_and_takes_nothing() -> None:
         await ReadOnlyResultStore(BrokenResultStore(Unavailable("down"))).get_many("main", [action])
 
 
-class TestWriteOnceResultStore(ResultStoreContract, DecoratorContract):
+class TestWriteOnceResultStore(ResultStoreContract, DocumentsContract, DecoratorContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return WriteOnceResultStore(a_memory())
@@ -73,7 +80,7 @@ async def test_the_same_result_from_somebody_else_is_no_change() -> None:
         await store.put("main", action, with_provenance(b"\x20\x02", Provenance("ann", "writer", 3.0, "")))
 
 
-class TestSizePartitionedResultStore(ReplacingContract, DecoratorContract):
+class TestSizePartitionedResultStore(ReplacingContract, DocumentsContract, DecoratorContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return SizePartitionedResultStore(a_memory(), a_memory(), size_bytes=1024)
@@ -131,7 +138,7 @@ class Notes(ResultRecorder):
         self.notes.append((operation, seconds))
 
 
-class TestMeteredResultStore(ReplacingContract, DecoratorContract):
+class TestMeteredResultStore(ReplacingContract, DocumentsContract, DecoratorContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return MeteredResultStore(a_memory(), Notes())

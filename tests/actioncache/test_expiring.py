@@ -12,13 +12,13 @@ from gridwright_actioncache.results.expiring import ExpiringResultStore
 from gridwright_actioncache.results.provenance import Provenance, with_provenance
 from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.results.verdict import Outcome
-from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
+from tests.actioncache.contract import DecoratorContract, DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.result_stores import a_memory
 
 DAY = 86_400
 
 
-class TestExpiringResultStore(ReplacingContract, DecoratorContract):
+class TestExpiringResultStore(ReplacingContract, DocumentsContract, DecoratorContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return self.decorated(a_memory())

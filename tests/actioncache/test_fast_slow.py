@@ -15,7 +15,7 @@ from gridwright_actioncache.results.memory import MemoryResultStore
 from gridwright_actioncache.results.noop import NoopResultStore
 from gridwright_actioncache.results.size_partitioned import SizePartitionedResultStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import DecoratorContract, ReplacingContract, an_action
+from tests.actioncache.contract import DecoratorContract, DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.result_stores import BrokenResultStore, CountingResultStore, a_memory
 
 OLD, NEW = b"\x20\x01", b"\x20\x02"
@@ -33,7 +33,7 @@ class Sides:
         self.store = FastSlowResultStore(self.fast, self.slow, self.clock, fast_direction=fast, slow_direction=slow)
 
 
-class TestFastSlowResultStore(ReplacingContract, DecoratorContract):
+class TestFastSlowResultStore(ReplacingContract, DocumentsContract, DecoratorContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return Sides().store
@@ -42,7 +42,7 @@ class TestFastSlowResultStore(ReplacingContract, DecoratorContract):
         return FastSlowResultStore(a_memory(), inner, FakeClock())
 
 
-class TestFastSlowWithABrokenFastStore(ReplacingContract):
+class TestFastSlowWithABrokenFastStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         sides = Sides()
@@ -50,7 +50,7 @@ class TestFastSlowWithABrokenFastStore(ReplacingContract):
         return sides.store
 
 
-class TestFastSlowAroundASmallFastStore(ReplacingContract):
+class TestFastSlowAroundASmallFastStore(ReplacingContract, DocumentsContract):
     """The shape that operators bring along: small results in a small memory, in front of all others."""
 
     @pytest.fixture

@@ -21,7 +21,7 @@ from gridwright.testing.clock import FakeClock
 from gridwright_actioncache.results.filesystem import FilesystemResultStore
 from gridwright_actioncache.results.result_directory import ResultDirectory
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ReplacingContract, a_result, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, a_result, an_action
 
 BLOCK = 4096
 
@@ -37,14 +37,14 @@ def files(path: Path) -> Iterator[Path]:
     return (file for file in path.rglob("*") if file.is_file() and file.name != "lock")
 
 
-class TestFilesystemResultStore(ReplacingContract):
+class TestFilesystemResultStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[ResultStore]:
         async with opened(tmp_path / "results", durable=True) as store:
             yield store
 
 
-class TestBoundedFilesystemResultStore(ReplacingContract):
+class TestBoundedFilesystemResultStore(ReplacingContract, DocumentsContract):
     """With bounds that are met by what a test puts, and not exceeded."""
 
     @pytest.fixture

@@ -19,12 +19,12 @@ from gridwright.testing.clock import FakeClock
 from gridwright_actioncache.results.lmdb_environment import open_environment
 from gridwright_actioncache.results.lmdb_store import LmdbStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 
 MIB = 1024 * 1024
 
 
-class TestLmdbStore(ReplacingContract):
+class TestLmdbStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[ResultStore]:
         async with LmdbStore.open(tmp_path / "results", max_bytes=100 * MIB, clock=FakeClock()) as store:

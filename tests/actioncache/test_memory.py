@@ -9,11 +9,11 @@ from gridwright.errors import ResourceExhausted
 from gridwright.testing.clock import FakeClock
 from gridwright_actioncache.results.memory import MemoryResultStore
 from gridwright_actioncache.results.store import ResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.result_stores import a_memory
 
 
-class TestMemoryResultStore(ReplacingContract):
+class TestMemoryResultStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     def store(self) -> ResultStore:
         return a_memory()

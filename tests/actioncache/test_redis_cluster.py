@@ -16,7 +16,7 @@ from gridwright.store_settings.redis import RedisStoreSettings
 from gridwright_actioncache.redis_opening import redis_database, redis_options
 from gridwright_actioncache.results.redis_records import to_key
 from gridwright_actioncache.results.redis_store import RedisResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.redis_servers import RedisServer, a_health, redis_cluster
 
 
@@ -38,7 +38,7 @@ def opened(servers: Sequence[RedisServer], **settings: object) -> AbstractAsyncC
     return RedisResultStore.open(redis_database(said), SystemClock(), redis_options(said), a_health())
 
 
-class TestRedisCluster(ReplacingContract):
+class TestRedisCluster(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, servers: Sequence[RedisServer]) -> AsyncIterator[RedisResultStore]:
         async with opened(servers[:1], expire_seconds=3600) as store:

@@ -14,7 +14,7 @@ from gridwright.errors import GridwrightError
 from gridwright.store_settings.redis import RedisStoreSettings
 from gridwright_actioncache.redis_opening import redis_database, redis_options
 from gridwright_actioncache.results.redis_store import RedisResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.redis_servers import RedisServer, a_health, redis_server
 
 SENTINEL = """
@@ -54,7 +54,7 @@ def sentinels(master: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> 
         yield sentinels
 
 
-class TestRedisBehindSentinels(ReplacingContract):
+class TestRedisBehindSentinels(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, master: RedisServer, sentinels: Sequence[RedisServer]) -> AsyncIterator[RedisResultStore]:
         master.cli("flushall")

@@ -15,7 +15,7 @@ from gridwright.testing.clock import FakeClock
 from gridwright_actioncache.redis_opening import redis_database, redis_options
 from gridwright_actioncache.results.redis_records import to_key
 from gridwright_actioncache.results.redis_store import RedisResultStore
-from tests.actioncache.contract import ReplacingContract, an_action
+from tests.actioncache.contract import DocumentsContract, ReplacingContract, an_action
 from tests.actioncache.redis_servers import RedisServer, a_health, redis_server
 
 #: Longer than any pause of a machine that runs other tests.
@@ -46,14 +46,14 @@ async def store(server: RedisServer) -> AsyncIterator[RedisResultStore]:
         yield store
 
 
-class TestRedisStore(ReplacingContract):
+class TestRedisStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, server: RedisServer) -> AsyncIterator[RedisResultStore]:
         async with opened(server) as store:
             yield store
 
 
-class TestExpiringRedisStore(ReplacingContract):
+class TestExpiringRedisStore(ReplacingContract, DocumentsContract):
     @pytest.fixture
     async def store(self, server: RedisServer) -> AsyncIterator[RedisResultStore]:
         async with opened(server, expire_seconds=3600) as store:

@@ -77,12 +77,13 @@ def test_the_number_of_processes_has_bounds(count: int) -> None:
 
 
 def test_each_process_is_told_its_share() -> None:
-    settings = read(SEGMENTS, processes=4, uploads={"memory": 64_000_000})
+    settings = read(SEGMENTS, processes=4, uploads={"memory": 64_000_000}, reads={"memory": 400_000_000})
     told = tickets(settings, Address("127.0.0.1:12345"))
     assert [one.number for one in told] == [1, 2, 3, 4]
     for one in told:
         assert (one.settings.cas.processes, one.settings.cas.listen) == (1, "127.0.0.1:12345")
         assert one.settings.cas.uploads.memory == 16_000_000
+        assert one.settings.cas.reads.memory == 100_000_000
         assert one.settings.cas.store == settings.cas.store
 
 

@@ -27,8 +27,9 @@ from gridwright.errors import (
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import CapabilitiesClient
 from gridwright.protos.google.bytestream import bytestream_pb2 as bs
-from gridwright.protos.google.bytestream.bytestream_rpc import ByteStreamClient
+from gridwright.protos.google.bytestream.bytestream_rpc import QUERY_WRITE_STATUS, ByteStreamClient
 from gridwright.wire.call import Call
+from gridwright.wire.encoded_message import EncodedMessage, encoded
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel, Metadata, Method, OnTrailers
@@ -69,6 +70,12 @@ async def test_the_servicer_sees_metadata_deadline_identity_and_peer(channel: Ch
     assert before + 20 < call.deadline < time.monotonic() + 31
     assert call.identity == ANONYMOUS
     assert call.peer.startswith(("ipv4:127.0.0.1:", "in-process"))
+
+
+async def test_a_message_may_be_sent_and_received_as_its_bytes(channel: Channel) -> None:
+    request = EncodedMessage(bs.QueryWriteStatusRequest(resource_name="abc").SerializeToString())
+    answer = await channel.unary_unary(encoded(QUERY_WRITE_STATUS), request, timeout=5)
+    assert answer.data == bs.QueryWriteStatusResponse(committed_size=3).SerializeToString()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,6 +30,43 @@ for _ in range(100):
 print(faults() - before)
 """
 
+HEAPS = """
+import ctypes, sys, tempfile, threading
+from gridwright.wire.process_memory import share_one_heap
+
+if sys.argv[1] == "one":
+    share_one_heap()
+all_are_here = threading.Barrier(4)
+
+def work():
+    piece = bytes(100_000)
+    all_are_here.wait()
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as told:
+    file = ctypes.c_void_p(libc.fopen(told.name.encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    print(told.read().count(b"<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.may_skip("it is about glibc")
+def test_the_threads_of_a_service_share_one_heap() -> None:
+    def heaps(wanted: str) -> int:
+        done = subprocess.run([sys.executable, "-c", HEAPS, wanted], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert heaps("one") == 1
+    assert heaps("as many as there are") > 1
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 @pytest.mark.may_skip("it is about glibc")

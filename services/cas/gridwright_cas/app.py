@@ -23,6 +23,7 @@ from gridwright_cas.processes.report import answering
 from gridwright_cas.segment_watch import watching
 from gridwright_cas.servicers.bytestream import ByteStreamServicer
 from gridwright_cas.servicers.cas import CasServicer
+from gridwright_cas.servicers.reads import Reads
 from gridwright_cas.servicers.uploads import UploadBounds, Uploads
 from gridwright_cas.store_metrics import StoreMetrics
 from gridwright_cas.stores.spool import Spool
@@ -81,7 +82,7 @@ async def _served(settings: CasFile, process: Process, *, share_port: bool = Fal
         uploads = await stack.enter_async_context(Uploads.opened(stores, bounds, spool))
         servicers: list[Servicer] = [
             CasServicer(instances, stores),
-            ByteStreamServicer(instances, stores, uploads),
+            ByteStreamServicer(instances, stores, uploads, Reads(cas.reads.memory)),
             CapabilitiesServicer(instances),
         ]
 

@@ -33,6 +33,15 @@ class UploadSettings(Section):
     """What these copies may take together; the oldest go first, and all after an hour."""
 
 
+class ReadSettings(Section):
+    """Reads by ByteStream, while they are under way."""
+
+    memory: ByteSize = 800_000_000
+    """What the blocks that all of them together are sending may take in memory, a MiB for each read of a large blob;
+    more wait, and after five seconds are refused with RESOURCE_EXHAUSTED, to be tried again. Each of several processes
+    has its share."""
+
+
 class CasSettings(ServerSettings):
     """The CAS service."""
 
@@ -55,6 +64,9 @@ class CasSettings(ServerSettings):
 
     uploads: UploadSettings = UploadSettings()
     """Uploads by ByteStream, while they are under way and after they broke off."""
+
+    reads: ReadSettings = ReadSettings()
+    """Reads by ByteStream, while they are under way."""
 
 
 class CasFile(GridSettings):

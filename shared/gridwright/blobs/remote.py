@@ -78,8 +78,11 @@ class RemoteStore(BlobStore):
             responses = self._bytestream.read(request, timeout=self._stream_timeout_seconds, metadata=self._metadata)
             try:
                 async for response in responses:
-                    offset += len(response.data)
-                    yield response.data
+                    data = response.data
+                    del response
+                    offset += len(data)
+                    yield data
+                    del data
                 break
             except NotFound:
                 raise BlobNotFound(digest) from None

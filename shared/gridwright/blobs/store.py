@@ -41,6 +41,9 @@ class BlobStore(Protocol):
         A negative *offset* counts from the end, for footers: -8 begins at the last eight
         bytes, or at the first one where there are fewer.
 
+        Whoever passes chunks on lets go of each before it asks for the next one: where a
+        hundred streams wait for the disk, or for their readers, each would hold a MiB more.
+
         Raises:
             BlobNotFound: before the first chunk, never after it.
             OutOfRange: *offset* is larger than the blob.

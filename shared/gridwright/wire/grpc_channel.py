@@ -131,6 +131,7 @@ async def _stream_answers(
     try:
         async for response in call:
             yield response
+            del response
     except grpc.aio.AioRpcError as error:
         raise error_of_call(error) from None
     finally:

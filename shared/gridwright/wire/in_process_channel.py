@@ -29,8 +29,10 @@ class InProcessChannel(Channel):
     """
 
     def __init__(self, *servicers: Servicer, identity: Identity = ANONYMOUS) -> None:
-        self._answers = {
-            method.path: getattr(servicer, method.name) for servicer in servicers for method in servicer.service.methods
+        self._served = {
+            method.path: (getattr(servicer, method.name), method.request)
+            for servicer in servicers
+            for method in servicer.service.methods
         }
         self._identity = identity
 
@@ -44,8 +46,9 @@ class InProcessChannel(Channel):
         on_trailers: OnTrailers | None = None,
     ) -> Response:
         call = self._call(timeout, metadata)
+        answer, kind = self._served_by(method)
         async with _until(call.deadline):
-            response = await self._answer(method)(_copy(method.request, request), call)
+            response = await answer(_copy(kind, request), call)
         if on_trailers is not None:
             on_trailers(call.trailers)
         return _copy(method.response, response)
@@ -54,9 +57,11 @@ class InProcessChannel(Channel):
         self, method: Method[Request, Response], request: Request, *, timeout: float | None, metadata: Metadata = ()
     ) -> AsyncIterator[Response]:
         call = self._call(timeout, metadata)
-        async with aclosing(self._answer(method)(_copy(method.request, request), call)) as responses:
-            while (response := await _next(responses, call.deadline)) is not None:
-                yield _copy(method.response, response)
+        answer, kind = self._served_by(method)
+        async with aclosing(answer(_copy(kind, request), call)) as responses:
+            while (response := await _next(responses, method.response, call.deadline)) is not None:
+                yield response
+                del response
 
     async def stream_unary(
         self,
@@ -68,9 +73,10 @@ class InProcessChannel(Channel):
         on_trailers: OnTrailers | None = None,
     ) -> Response:
         call = self._call(timeout, metadata)
-        copies = (_copy(method.request, request) async for request in requests)
+        answer, kind = self._served_by(method)
+        copies = (_copy(kind, request) async for request in requests)
         async with _until(call.deadline):
-            response = await self._answer(method)(copies, call)
+            response = await answer(copies, call)
         if on_trailers is not None:
             on_trailers(call.trailers)
         return _copy(method.response, response)
@@ -84,14 +90,17 @@ class InProcessChannel(Channel):
         metadata: Metadata = (),
     ) -> AsyncIterator[Response]:
         call = self._call(timeout, metadata)
-        copies = (_copy(method.request, request) async for request in requests)
-        async with aclosing(self._answer(method)(copies, call)) as responses:
-            while (response := await _next(responses, call.deadline)) is not None:
-                yield _copy(method.response, response)
+        answer, kind = self._served_by(method)
+        copies = (_copy(kind, request) async for request in requests)
+        async with aclosing(answer(copies, call)) as responses:
+            while (response := await _next(responses, method.response, call.deadline)) is not None:
+                yield response
+                del response
 
-    def _answer(self, method: Method[Any, Any]) -> Callable[..., Any]:
+    def _served_by(self, method: Method[Any, Any]) -> tuple[Callable[..., Any], type[Message]]:
+        """Return what answers *method*, and the type that it takes, which the caller's own need not be."""
         try:
-            return self._answers[method.path]  # type: ignore[no-any-return]
+            return self._served[method.path]
         except KeyError:
             raise Unimplemented(f"no servicer for {method.path}") from None
 
@@ -113,10 +122,11 @@ async def _until(deadline: float | None) -> AsyncIterator[None]:
         raise DeadlineExceeded("deadline exceeded") from None
 
 
-async def _next(responses: AsyncIterator[Any], deadline: float | None) -> Any:
+async def _next(responses: AsyncIterator[Any], kind: type[T], deadline: float | None) -> T | None:
     """Return the next response; None after the last."""
     async with _until(deadline):
-        return await anext(responses, None)
+        response = await anext(responses, None)
+    return None if response is None else _copy(kind, response)
 
 
 def _copy(kind: type[T], message: Message) -> T:

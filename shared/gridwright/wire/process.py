@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,10 +18,11 @@ from prometheus_client import CollectorRegistry
 
 from gridwright.errors import ConfigurationError
 from gridwright.settings import Address, GridSettings, load_settings
-from gridwright.telemetry.admin import MetricsText, Readiness, StatusReport, admin_app, no_status, serving_http
+from gridwright.telemetry.admin import Answer, MetricsText, Readiness, StatusReport, admin_app, no_status, serving_http
 from gridwright.telemetry.logging import configure_logging
 from gridwright.telemetry.metrics import new_registry
 from gridwright.version import VERSION
+from gridwright.wire.process_memory import share_one_heap
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +59,11 @@ class Process:
         listen: Address,
         status: StatusReport = no_status,
         more_metrics: MetricsText | None = None,
+        answers: Mapping[str, Answer] | None = None,
     ) -> AsyncIterator[None]:
         """Serve the admin pages while the block runs, which is when the process is ready until it drains."""
-        async with serving_http(admin_app(service, self.registry, self.readiness, status, more_metrics), listen):
+        pages = admin_app(service, self.registry, self.readiness, status, more_metrics, answers)
+        async with serving_http(pages, listen):
             self.readiness.ready = True
             try:
                 yield
@@ -86,6 +89,7 @@ def run(service: str, model: type[S], application: Application[S]) -> None:
 
 def serve(service: str, settings: S, application: Application[S]) -> None:
     """Run *application* with *settings* until SIGTERM or SIGINT; end this process if it fails."""
+    share_one_heap()
     configure_logging(service, level=settings.log.level, format_=settings.log.format)
     with _refusing(service), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         fault = runner.run(_run(application, settings))

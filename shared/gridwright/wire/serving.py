@@ -62,6 +62,7 @@ def _handler(answer: Callable[..., Any], method: Method[Any, Any], authenticator
             async with aclosing(answer(decoded(request, context), call)) as responses:
                 async for response in responses:
                     await _write(context, response)
+                    del response  # which may be of some MiB, while the next one is awaited
         finally:
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from gridwright.blobs.eviction import EvictionPolicy
 from gridwright.blobs.resumable import UploadName
 from gridwright.digest import DigestFunction
 from gridwright.errors import Aborted, DigestMismatch, InvalidRequest, ResourceExhausted, Unavailable
+from gridwright.file_lock import try_lock_named
 from gridwright.testing.clock import FakeClock
 from gridwright_cas.stores.direct_io import LARGE_BYTES
+from gridwright_cas.stores.segments import partial_uploads
+from gridwright_cas.stores.segments.disk import SystemDisk
 from gridwright_cas.stores.segments.large_file import file_bytes
 from gridwright_cas.stores.segments.large_files import KeptFile
 from gridwright_cas.stores.segments.partial_upload import PartialUpload
@@ -243,6 +247,90 @@ os._exit(9)
     append(upload, data[upload.committed_bytes :])
     kept = finish(upload)
     assert hashlib.sha256(read(house, name, kept)).hexdigest() == name.digest.hash
+
+
+class NearlyFullDisk(SystemDisk):
+    """A disk that has room for what is asked when the files in a directory are few."""
+
+    def __init__(self, max_files: int) -> None:
+        self._max_files = max_files
+
+    def free_bytes(self, path: str) -> float:
+        return 0 if len(os.listdir(path)) > self._max_files else math.inf
+
+
+def test_while_the_disk_is_nearly_full_uploads_that_were_left_go_oldest_first(tmp_path: Path, clock: FakeClock) -> None:
+    house = House(tmp_path / "store", clock, disk=NearlyFullDisk(max_files=2))
+    names = [name_of(bytes(MIB), uuid=uuid) for uuid in ("first", "second", "third", "busy")]
+    running = house.partials.open(names[-1])
+    append(running, bytes(1000))
+    for name in names[:-1]:
+        clock.advance(1)
+        write(house, name, bytes(1000))
+    clock.advance(60)
+    assert house.partials.relieve() == 2
+    assert [house.partials.committed_bytes(name) is not None for name in names] == [False, False, True, True]
+    assert house.partials.relieve() == 0
+    running.close()
+    house.close()
+
+
+def test_on_a_full_disk_an_upload_that_has_just_broken_off_waits_for_its_client(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    house = House(tmp_path / "store", clock, disk=NearlyFullDisk(max_files=0))
+    name = name_of(bytes(MIB))
+    write(house, name, bytes(1000))
+    assert house.partials.relieve() == 0
+    upload = house.partials.open(name, house.partials.committed_bytes(name))
+    assert upload.committed_bytes == 1000
+    upload.close()
+    clock.advance(60)
+    assert house.partials.relieve() == 1
+    house.close()
+
+
+def test_an_upload_that_somebody_is_at_stays_however_full_the_disk_is(tmp_path: Path, clock: FakeClock) -> None:
+    house = House(tmp_path / "store", clock, disk=NearlyFullDisk(max_files=0))
+    name = name_of(bytes(MIB))
+    running = house.partials.open(name)
+    append(running, bytes(1000))
+    assert house.partials.relieve() == 0
+    running.close()
+    assert house.partials.committed_bytes(name) == 1000
+    house.close()
+
+
+def test_each_upload_is_tried_once_however_many_are_busy_on_a_full_disk(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path / "store", clock, disk=NearlyFullDisk(max_files=0))
+    names = [name_of(bytes(MIB), uuid=str(number)) for number in range(20)]
+    running = [house.partials.open(name) for name in names[:10]]
+    for name in names[10:]:
+        write(house, name, bytes(1000))
+    clock.advance(60)
+    tried: list[Path] = []
+
+    def noting(path: Path) -> int | None:
+        tried.append(path)
+        return try_lock_named(path)
+
+    monkeypatch.setattr(partial_uploads, "try_lock_named", noting)
+    assert house.partials.relieve() == 10
+    assert len(tried) == len(names)
+    for upload in running:
+        upload.close()
+    house.close()
+
+
+def test_the_disk_of_this_machine_says_how_much_room_it_has(tmp_path: Path) -> None:
+    assert 0 <= SystemDisk().free_bytes(str(tmp_path)) < math.inf
+
+
+def test_a_file_system_that_does_not_say_how_large_it_is_is_not_taken_for_a_full_one() -> None:
+    assert os.statvfs("/proc").f_blocks == 0
+    assert SystemDisk().free_bytes("/proc") == math.inf
 
 
 def test_an_upload_that_nobody_touches_for_an_hour_goes(house: House, clock: FakeClock) -> None:

@@ -39,9 +39,10 @@ class Ticket(NamedTuple):
 def tickets(settings: CasFile, listen: Address) -> list[Ticket]:
     """Return the tickets of all processes, which listen together on *listen*.
 
-    The memory that uploads may take is that of all of them; each has its share.
+    The memory that uploads and reads may take is that of all of them; each has its share.
     """
     cas = settings.cas
     uploads = cas.uploads.model_copy(update={"memory": max(1, cas.uploads.memory // cas.processes)})
-    one = cas.model_copy(update={"processes": 1, "listen": listen, "uploads": uploads})
+    reads = cas.reads.model_copy(update={"memory": max(1, cas.reads.memory // cas.processes)})
+    one = cas.model_copy(update={"processes": 1, "listen": listen, "uploads": uploads, "reads": reads})
     return [Ticket(number, settings.model_copy(update={"cas": one})) for number in range(1, cas.processes + 1)]

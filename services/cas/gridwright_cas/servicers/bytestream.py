@@ -43,13 +43,20 @@ class ByteStreamServicer(ByteStream):
     Args:
         stores: the store of each storage domain.
         uploads: where uploads are kept until they are blobs; by default in *stores*, where these offer that.
+        reads: bounds what reads take.
     """
 
-    def __init__(self, instances: Instances, stores: Mapping[str, BlobStore], uploads: Uploads | None = None) -> None:
+    def __init__(
+        self,
+        instances: Instances,
+        stores: Mapping[str, BlobStore],
+        uploads: Uploads | None = None,
+        reads: Reads | None = None,
+    ) -> None:
         self._instances = instances
         self._stores = stores
         self._uploads = Uploads(stores) if uploads is None else uploads
-        self._reads = Reads()
+        self._reads = reads or Reads()
         self._large = LargeStreams()
 
     async def read(self, request: pb.ReadRequest, call: Call) -> AsyncIterator[pb.ReadResponse]:
@@ -70,6 +77,7 @@ class ByteStreamServicer(ByteStream):
             async with aclosing(self._reads.messages(chunks, blob.digest.size_bytes)) as messages:
                 async for message in messages:
                     yield message
+                    del message
 
     async def write(self, requests: AsyncIterator[pb.WriteRequest], call: Call) -> pb.WriteResponse:
         first = await anext(requests, None)

@@ -62,6 +62,7 @@ class CompressedStore(ForwardingStore):
             async for block in blocks:
                 for begin in range(0, len(block), CHUNK_BYTES):
                     yield block[begin : begin + CHUNK_BYTES] if len(block) > CHUNK_BYTES else block
+                del block
 
     async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         """Keep the blob, compressed.
@@ -137,6 +138,7 @@ class CompressedStore(ForwardingStore):
         if table is None:
             async for block in self._get_single_block(digest, offset, None):
                 yield block
+                del block
             return
         start, end = part_of(digest, table.size_bytes, offset, None)
         async with aclosing(self._stored_blocks(digest, table, start, end)) as groups:  # type: ignore[type-var]
@@ -145,6 +147,7 @@ class CompressedStore(ForwardingStore):
                     yield ZstdFrames(stored.frames, stored.size_bytes)
                 else:
                     yield await self._part_of_blocks(digest, stored, start, end)
+                del stored
 
     async def _get_part(self, digest: Digest, offset: int, limit: int | None) -> AsyncIterator[bytes]:
         """Yield the wanted part of a large blob from the blocks that it lies in."""
@@ -152,11 +155,13 @@ class CompressedStore(ForwardingStore):
         if table is None:
             async for block in self._get_single_block(digest, offset, limit):
                 yield block
+                del block
             return
         start, end = part_of(digest, table.size_bytes, offset, limit)
         async with aclosing(self._stored_blocks(digest, table, start, end)) as groups:  # type: ignore[type-var]
             async for stored in groups:
                 yield await self._part_of_blocks(digest, stored, start, end)
+                del stored
 
     async def _get_single_block(self, digest: Digest, offset: int, limit: int | None) -> AsyncIterator[bytes]:
         """Yield the wanted part of a blob without a table: the one block of a store with larger blocks than ours."""
@@ -164,6 +169,7 @@ class CompressedStore(ForwardingStore):
             raise BlobCorrupted(digest)
         async for block in self._get_whole(digest, offset, limit):
             yield block
+            del block
 
     async def _part_of_blocks(self, digest: Digest, stored: StoredBlocks, start: int, end: int) -> bytes:
         """Return what of a blob's bytes from *start* to *end* lies in some blocks."""
@@ -240,6 +246,7 @@ class _ZstdFramesOf(StoredFrames):
         async with aclosing(pieces):  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece
+                del piece
 
     async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | ZstdFrames | GridwrightError]:
         found: dict[Digest, bytes | ZstdFrames | GridwrightError] = {}
@@ -307,5 +314,6 @@ async def _exactly(chunks: AsyncIterator[bytes], sizes: Iterable[int]) -> AsyncI
             if chunk is None:
                 raise FrameCorrupted("what is stored ends early")
             pending += chunk
+            del chunk
         yield bytes(pending[:size])
         del pending[:size]

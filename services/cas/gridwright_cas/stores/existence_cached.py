@@ -70,6 +70,7 @@ class ExistenceCachedStore(ForwardingStore):
             async with aclosing(self._inner.get(digest, offset=offset, limit=limit)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
+                    del chunk
         except BlobNotFound:
             self._forget([digest])
             raise

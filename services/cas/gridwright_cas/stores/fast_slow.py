@@ -65,6 +65,7 @@ class FastSlowStore(BlobStore):
                 async for chunk in chunks:
                     sent_bytes += len(chunk)
                     yield chunk
+                    del chunk
             await self._touch([digest])
             return
         except OutOfRange:
@@ -78,6 +79,7 @@ class FastSlowStore(BlobStore):
         async with aclosing(self._get_slow(digest, offset + sent_bytes, limit)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
+                del chunk
 
     async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         if not self._slow_takes_uploads:
@@ -92,6 +94,7 @@ class FastSlowStore(BlobStore):
                 async for chunk in chunks:
                     await copy.add(chunk)
                     yield chunk
+                    del chunk
                 heard_all = True
 
             async with SideCopy(self._fast, digest) as copy:
@@ -149,6 +152,7 @@ class FastSlowStore(BlobStore):
         async with aclosing(source) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
+                del chunk
 
     async def _get_small(self, digest: Digest, offset: int, limit: int | None) -> AsyncIterator[bytes]:
         blob = (await self._fillings.share([digest], self._fetch))[digest]
@@ -165,8 +169,10 @@ class FastSlowStore(BlobStore):
                 async with aclosing(self._fast.get(digest)) as chunks:  # type: ignore[type-var]
                     first = await anext(chunks, b"")
                     yield first
+                    del first
                     async for chunk in chunks:
                         yield chunk
+                        del chunk
                 return
             except BlobNotFound:
                 pass  # evicted already
@@ -175,6 +181,7 @@ class FastSlowStore(BlobStore):
             if filling is None:
                 async for chunk in chunks:
                     yield chunk
+                    del chunk
                 return
             with filling:
                 async with SideCopy(self._fast, digest) as copy:
@@ -182,6 +189,7 @@ class FastSlowStore(BlobStore):
                         await copy.add(chunk)
                         filling.progress()
                         yield chunk
+                        del chunk
                     filling.succeeded = await copy.finish()
             self.fast_failures += not filling.succeeded
 

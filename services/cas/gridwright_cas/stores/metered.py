@@ -67,6 +67,7 @@ class MeteredStore(ForwardingStore):
         async with aclosing(read) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
+                del chunk
 
     async def put(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         kept = 0
@@ -116,6 +117,7 @@ class _MeteredFrames(StoredFrames):
         async with aclosing(_metered_read(self._recorder, self._inner.get(digest, offset=offset))) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield piece
+                del piece
 
     async def get_many(self, digests: Collection[Digest]) -> Mapping[Digest, bytes | ZstdFrames | GridwrightError]:
         with _timed(self._recorder, "get_many"):
@@ -171,6 +173,7 @@ async def _metered_read(recorder: StoreRecorder, pieces: AsyncIterator[Piece]) -
             while piece is not None:
                 size_bytes += _size_of(piece)
                 yield piece
+                del piece
                 piece = await anext(pieces, None)
     except NotFound:
         recorder.read(0, 1, 0)

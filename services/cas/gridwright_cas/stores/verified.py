@@ -73,6 +73,7 @@ async def _size_verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncI
         if size_bytes > digest.size_bytes:
             raise DigestMismatch(f"more than {digest.size_bytes} bytes came for blob {digest}")
         yield chunk
+        del chunk
     if size_bytes < digest.size_bytes:
         raise DigestMismatch(f"only {size_bytes} bytes came for blob {digest}")
 
@@ -94,6 +95,7 @@ async def _hash_verified(digest: Digest, chunks: AsyncIterable[bytes]) -> AsyncI
         else:
             hasher.update(chunk)
         yield chunk
+        del chunk
     if hashing is not None:
         await hashing
     if hasher.hexdigest() != digest.hash:

@@ -31,7 +31,7 @@ class Writing:
         """Have *chunk* written, now or with what follows; raises what was raised about those before it."""
         self._pieces.append(chunk)
         self._size_bytes += len(chunk)
-        if self._size_bytes > CHUNK_BYTES or len(self._pieces) >= _MAX_PIECES:
+        if self._size_bytes >= CHUNK_BYTES or len(self._pieces) >= _MAX_PIECES:
             await self._write_next()
 
     async def flush(self) -> None:

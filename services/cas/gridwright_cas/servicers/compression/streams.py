@@ -54,9 +54,12 @@ async def compressed(
     pieces = store.stored_frames.get(digest, offset=offset) if has_frames else store.get(digest, offset=offset)
     async with aclosing(pieces):  # type: ignore[type-var]
         async for piece in pieces:
-            data = piece.data if isinstance(piece, ZstdFrames) else await _computed(len(piece), encoder.encode, piece)
-            for part in _parts(data):
-                yield part
+            parts = _parts(
+                piece.data if isinstance(piece, ZstdFrames) else await _computed(len(piece), encoder.encode, piece)
+            )
+            del piece
+            while parts:
+                yield parts.pop(0)
     for part in _parts(encoder.finish()):
         yield part
 

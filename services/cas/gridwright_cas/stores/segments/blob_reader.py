@@ -123,10 +123,12 @@ class BlobReader:
                         chunk = await asyncio.wrap_future(reads.popleft())
                         begun = True
                         yield chunk
+                        del chunk
                 while reads:
                     chunk = await asyncio.wrap_future(reads.popleft())
                     begun = True
                     yield chunk
+                    del chunk
                 return
             except (BlobNotFound, BlobCorrupted):
                 again = (await self._looked_up_again({key: pack_row(row)})).get(key)

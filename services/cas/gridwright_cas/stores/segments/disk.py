@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -77,6 +78,10 @@ class Disk(Protocol):
 
     @abstractmethod
     def list_directory(self, path: str) -> list[str]: ...
+
+    def free_bytes(self, path: str) -> float:
+        """Return how much room the file system of *path* has; infinity where that is not known."""
+        return math.inf
 
     def bypass_cache(self, fd: int) -> bool:
         """Do direct I/O on an open file from now on, in whole pages; return whether that can be had."""
@@ -153,6 +158,11 @@ class SystemDisk(Disk):
 
     def list_directory(self, path: str) -> list[str]:
         return os.listdir(path)
+
+    def free_bytes(self, path: str) -> float:
+        status = os.statvfs(path)
+        # Some file systems, of FUSE above all, have zeros for everything.
+        return status.f_bavail * status.f_frsize if status.f_blocks else math.inf
 
     def bypass_cache(self, fd: int) -> bool:
         return bypass_cache(fd)

@@ -124,7 +124,10 @@ class Housekeeper:
         evicted = self._parts.stats.evicted_blobs + self._parts.stats.corrupt_blobs
         if now >= self._expire_at:
             self._expire_at = now + _EXPIRY_SECONDS
-            self._chores.evictor.run()
+            try:
+                self._chores.partials.relieve()  # first: on a full disk the others may fail
+            finally:
+                self._chores.evictor.run()
         else:
             self._chores.evictor.make_room()
         if now >= self._clear_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,6 +19,11 @@ from gridwright_cas.stores.segments.room import KEPT, partial_holder
 
 _MAX_COUNT = 4_096
 _ABANDONED_SECONDS = 3_600.0
+#: With less room on the disk than this, what was left is worth less than what comes: uploads take so much ahead.
+_SCARCE_BYTES = 64 * 1024 * 1024
+#: Who was cut off asks how much has come and goes on there. What went in between would end the upload: nobody tries
+#: INVALID_ARGUMENT again.
+_TAKEN_UP_SECONDS = 15.0
 
 
 class PartialUploads:
@@ -26,8 +32,8 @@ class PartialUploads:
     A file has exactly the bytes that came, so its size is what has been committed, to whichever process
     looks. Who appends holds the lock. What is there is never believed: who takes an upload up reads and
     hashes it again. An upload that nobody has touched for an hour goes; earlier, the oldest first, where a new one
-    needs its place: their number and their bytes are bounded, and the bytes are within the store's bound like all
-    others. An upload that somebody is at never goes.
+    needs its place, or the disk is nearly full: their number and their bytes are bounded, and the bytes are within the
+    store's bound like all others. An upload that somebody is at never goes.
 
     All methods may be called from any thread.
 
@@ -95,10 +101,21 @@ class PartialUploads:
 
     def expire(self) -> int:
         """Remove the uploads that nobody has touched for an hour; return how many."""
-        before = int((self.clock.now() - _ABANDONED_SECONDS) * 1000)
-        with self.index.reading() as txn, txn.cursor(db=self._table) as cursor:
-            old = [key.decode() for key, value in cursor if int.from_bytes(value, "big") < before]
-        return sum(map(self._expire, old))
+        return sum(map(self._expire, self._by_age(int((self.clock.now() - _ABANDONED_SECONDS) * 1000))))
+
+    def relieve(self) -> int:
+        """Remove those that were left, the oldest first, while the disk has next to no room; return how many.
+
+        The store's bound is no help where others have filled the disk. What was left just now may be about to be taken
+        up, and stays. Raises OSError.
+        """
+        before = int((self.clock.now() - _TAKEN_UP_SECONDS) * 1000)
+        count = 0
+        for file_name in self._by_age(before):
+            if self.files.disk.free_bytes(self.path) >= _SCARCE_BYTES:
+                break
+            count += self._expire(file_name)
+        return count
 
     def remove(self, file_name: str) -> None:
         """Remove an upload of which the caller holds the lock. Raises OSError."""
@@ -213,9 +230,13 @@ class PartialUploads:
 
     def _drop_oldest(self) -> bool:
         """Remove the upload that was left first; return whether there was one that nobody is at."""
+        return any(map(self._expire, self._by_age()))
+
+    def _by_age(self, before_ms: float = math.inf) -> list[str]:
+        """Return the names of those that were last used before then, those first that were used longest ago."""
         with self.index.reading() as txn, txn.cursor(db=self._table) as cursor:
             by_age = sorted((int.from_bytes(value, "big"), key.decode()) for key, value in cursor)
-        return any(self._expire(file_name) for _, file_name in by_age)
+        return [file_name for used_ms, file_name in by_age if used_ms < before_ms]
 
     def _expire(self, file_name: str) -> bool:
         with disk_errors():

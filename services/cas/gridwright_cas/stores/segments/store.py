@@ -136,6 +136,7 @@ class SegmentStore(BlobStore):
             async with aclosing(self._reader.large(key, row, digest, start, end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
+                    del chunk
             return
         blob = (await self._reader.small({key: value})).get(key, BlobNotFound(digest))
         if isinstance(blob, GridwrightError):
