@@ -1,4 +1,5 @@
-"""What a Command may say: one check for the scheduler, which refuses it early, and the worker, which relies on it.
+"""What a Command and a Directory may say: one check for the scheduler, which refuses them early, and the worker,
+which relies on it.
 
 Lenient where clients are known to be careless (order and duplicates, checklist ACT-08,
 ACT-13, ACT-16), strict where it is about security or where no worker could do anything.
@@ -7,8 +8,10 @@ ACT-13, ACT-16), strict where it is about security or where no worker could do a
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
+from gridwright.digest import Digest
 from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 
@@ -17,6 +20,8 @@ OUTPUT_NODE_PROPERTIES = frozenset({"mtime", "unix_mode"})
 #: Names of older protocols (``buildbox``), and BuildStream's mark of input directories: known, and left out of
 #: results, as NOD-01 allows. Any other name is refused (ACT-20).
 _TOLERATED_NODE_PROPERTIES = frozenset({"MTime", "UnixMode", "SubtreeReadOnly"})
+#: What file systems take (NAME_MAX).
+_MAX_NAME_BYTES = 255
 
 
 def check_command(command: pb.Command) -> None:
@@ -71,3 +76,17 @@ def check_no_nul(texts: Iterable[str], field: str) -> None:
     """
     if any("\0" in text for text in texts):
         raise InvalidRequest("a NUL character cannot be passed to a process", field=field)
+
+
+def check_node_names(names: Sequence[str], digest: Digest) -> None:
+    """Refuse the Directory *digest*, whose nodes have *names*, if one would lie elsewhere, or in another's place.
+
+    Raises:
+        InvalidRequest: a name is not one path segment, or occurs twice (checklist DIR-01, DIR-02).
+    """
+    for name in names:
+        if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+            raise InvalidRequest(f"directory {digest} holds the name {name[:300]!r}, which is not one path segment")
+    if len(set(names)) != len(names):
+        twice = min(name for name, count in Counter(names).items() if count > 1)
+        raise InvalidRequest(f"directory {digest} holds the name {twice!r} twice")

@@ -11,8 +11,8 @@ from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import write_blob
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import ResourceExhausted, Unavailable
+from gridwright.shared_calls import CallBounds
 from gridwright_actioncache.results.questions import CoalescedQuestions
-from gridwright_actioncache.results.shared_calls import CallBounds
 
 
 class SlowCas(MemoryStore):

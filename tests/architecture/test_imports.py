@@ -22,10 +22,12 @@ WORDS = (
     "gridwright.digest",
     "gridwright.errors",
     "gridwright.clock",
+    "gridwright.company",
     "gridwright.direction",
     "gridwright.disk_errors",
     "gridwright.file_lock",
     "gridwright.lmdb_file",
+    "gridwright.shared_calls",
     "gridwright.blobs",
 )
 DOCUMENTS = ("gridwright.protos.*_pb2", "gridwright.documents")

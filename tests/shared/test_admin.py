@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gridwright.errors import ConfigurationError
+from gridwright.errors import ConfigurationError, NotFound, Unavailable
 from gridwright.settings import Address
 from gridwright.telemetry.admin import Readiness, admin_app, serving_http
 from gridwright.telemetry.metrics import RpcMetrics, new_registry
@@ -58,6 +58,23 @@ async def test_metrics_are_prometheus_text_of_rpcs_and_of_the_process() -> None:
     assert 'gridwright_rpc_server_calls_total{code="OK",method="Method",service="a.Service"} 1.0' in answer.text
     assert 'gridwright_rpc_server_duration_seconds_bucket{le="0.025",method="Method"' in answer.text
     assert "process_resident_memory_bytes" in answer.text
+
+
+async def test_a_service_answers_questions_of_its_own() -> None:
+    async def colour(name: str) -> Mapping[str, Any]:
+        if name == "unsure":
+            raise Unavailable("ask again")
+        if name != "the/sky":
+            raise NotFound(f"no colour of {name}")
+        return {"colour": "blue"}
+
+    process = Process()
+    app = admin_app("probe", process.registry, process.readiness, three_blobs, answers={"colour": colour})
+    async with serving_http(app, Address.parse("127.0.0.1:0")) as port:
+        assert (await get(port, "/colour/the/sky")).json() == {"colour": "blue"}
+        unknown, unsure = await get(port, "/colour/the%20sea"), await get(port, "/colour/unsure")
+    assert (unknown.status_code, unknown.json()) == (404, {"detail": "no colour of the sea"})
+    assert (unsure.status_code, unsure.json()) == (503, {"detail": "ask again"})
 
 
 async def test_an_unknown_page_is_not_found() -> None:

@@ -18,6 +18,7 @@ from gridwright_actioncache.config import ActionCacheFile
 from gridwright_actioncache.lookups import Lookups
 from gridwright_actioncache.metrics import ResultStoreMetrics
 from gridwright_actioncache.servicers.actioncache import ActionCacheServicer
+from gridwright_actioncache.servicers.batches import ActionCacheBatchesServicer
 from gridwright_actioncache.servicers.operator import ActionCacheOperatorServicer
 
 
@@ -48,8 +49,10 @@ async def open_app(settings: ActionCacheFile, process: Process) -> AsyncIterator
         async def status() -> Mapping[str, object]:
             return {"store": repr(results), "dependencies": metrics.dependencies()}
 
+        single = ActionCacheServicer(instances, results, blobs, SystemClock(), lookups)
         servicers: list[Servicer] = [
-            ActionCacheServicer(instances, results, blobs, SystemClock(), lookups),
+            single,
+            ActionCacheBatchesServicer(single),
             ActionCacheOperatorServicer(instances, results),
             CapabilitiesServicer(instances),
         ]

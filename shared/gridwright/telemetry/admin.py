@@ -9,15 +9,19 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from gridwright.errors import ConfigurationError
+from gridwright.errors import ConfigurationError, NotFound, Unavailable
 from gridwright.settings import Address
 from gridwright.version import VERSION
 
 #: What a service says of itself on /status, beside its name and version.
 StatusReport = Callable[[], Awaitable[Mapping[str, Any]]]
+
+#: What a service answers to a question about one thing, by the name of the thing.
+#: Raises NotFound if there is no such thing, Unavailable if it cannot tell now.
+Answer = Callable[[str], Awaitable[Mapping[str, Any]]]
 
 #: Prometheus text of a program that the service runs.
 MetricsText = Callable[[], Awaitable[bytes]]
@@ -56,8 +60,9 @@ def admin_app(
     readiness: Readiness,
     status: StatusReport,
     more_metrics: MetricsText | None = None,
+    answers: Mapping[str, Answer] | None = None,
 ) -> FastAPI:
-    """Return the admin pages: /healthz, /readyz, /status and /metrics."""
+    """Return the admin pages: /healthz, /readyz, /status and /metrics, and /QUESTION/NAME for each of *answers*."""
     app = FastAPI(title=f"Gridwright {service}", version=VERSION, docs_url=None, redoc_url=None)
 
     @app.get("/healthz")
@@ -86,7 +91,21 @@ def admin_app(
             text += await more_metrics()
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
+    for question, answer in (answers or {}).items():
+        app.get(f"/{question}/{{name:path}}")(_page(answer))
     return app
+
+
+def _page(answer: Answer) -> Callable[[str], Awaitable[dict[str, Any]]]:
+    async def page(name: str) -> dict[str, Any]:
+        try:
+            return dict(await answer(name))
+        except NotFound as error:
+            raise HTTPException(404, str(error)) from None
+        except Unavailable as error:
+            raise HTTPException(503, str(error)) from None
+
+    return page
 
 
 async def no_status() -> Mapping[str, Any]:

@@ -57,7 +57,7 @@ def configure_logging(service: str, *, level: str, format_: LogFormat, stream: T
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Uvicorn tells of its start and end (under this name), and of every request.
-    for noisy in ("uvicorn.error", "uvicorn.access"):
+    # Uvicorn tells of its start and end (under this name), and of every request; Alembic of each look at the tables.
+    for noisy in ("uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)

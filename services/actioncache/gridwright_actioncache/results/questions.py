@@ -7,7 +7,7 @@ from collections.abc import Set
 from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError, Unavailable
-from gridwright_actioncache.results.shared_calls import CallBounds, SharedCalls
+from gridwright.shared_calls import CallBounds, SharedCalls
 
 #: One question is a FindMissingBlobs of some 700 KB.
 _BOUNDS = CallBounds(keys_per_call=10_000, waiting_keys=1_000_000, gathering_seconds=0.001)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 
 from gridwright.errors import GridwrightError
-from gridwright_actioncache.results.shared_calls import CallBounds, SharedCalls
+from gridwright.shared_calls import CallBounds, SharedCalls
 
 #: Results have some kilobytes, now and then a megabyte, and the answer must not take long.
 _BOUNDS = CallBounds(keys_per_call=100, waiting_keys=100_000, gathering_seconds=0.0005)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from gridwright.company import wait_for_company
 from gridwright.errors import GridwrightError, ResourceExhausted, Unavailable
-from gridwright_actioncache.results.company import wait_for_company
 
 K = TypeVar("K")
 A = TypeVar("A")
@@ -32,7 +32,7 @@ class SharedCalls(Generic[K, A]):
 
     A call costs many times what a key in it costs. So one call is on its way at a time;
     whoever comes meanwhile joins the next one, and while callers come in company the next one
-    waits a moment for more of them (see ``company.py``). A caller alone does not wait.
+    waits a moment for more of them (see ``gridwright.company``). A caller alone does not wait.
 
     Args:
         call: asks for keys, each of them once and in the order in which they came.

@@ -14,10 +14,13 @@ _TURNS = 8
 class SharedCall(Protocol):
     """A call that is about to be made."""
 
-    callers: int
+    @property
+    def callers(self) -> int:
+        """How many it is made for, so far."""
+        ...
 
 
-async def wait_for_company(call: SharedCall, *, seconds: float) -> None:
+async def wait_for_company(call: SharedCall, *, seconds: float = 0.0) -> None:
     """Wait for *seconds*, then as long as every few turns of the loop bring one more caller, until there are enough.
 
     When the loop is busy, those who come next are there already, only not seen yet. To go
