@@ -13,6 +13,7 @@ from gridwright_cli.cas.command import cas
 from gridwright_cli.config.command import config
 from gridwright_cli.execute.command import execute
 from gridwright_cli.up.command import up
+from gridwright_cli.why import why
 
 app = typer.Typer(
     help="Gridwright: remote execution and caching for build tools.",
@@ -42,6 +43,7 @@ app.command()(up)
 # What follows the command's name is the command's own, also what looks like an option.
 app.command(context_settings={"allow_interspersed_args": False})(execute)
 app.command()(capabilities)
+app.command()(why)
 app.add_typer(ac, name="ac")
 app.add_typer(cas, name="cas")
 app.add_typer(config, name="config")

@@ -1,4 +1,4 @@
-"""Fixtures of the scheduler's tests; each test that keeps something runs on SQLite and on PostgreSQL."""
+"""Fixtures of the scheduler's tests: what keeps something runs on SQLite, on PostgreSQL, and with replicas there."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -9,37 +9,40 @@ import pytest
 from gridwright_scheduler.config import DatabaseSettings
 from gridwright_scheduler.database.opening import migrate_database
 from tests.postgres import PostgresServer, postgres_server
-from tests.scheduler.databases import Tables, use_postgresql
+from tests.scheduler.databases import TEMPLATE, Tables, use_postgresql
 from tests.scheduler.grid import Grid, open_grid
 
-_TEMPLATE = "template_of_tests"
+#: How many schedulers share the database, by the modes of a test.
+_REPLICAS = {"sqlite": 1, "postgresql": 1, "three replicas": 3}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have a test run on both databases if it has a directory to keep something in, and does not name one itself."""
+    """Have a test run in all modes if it has a directory to keep something in, and does not name one itself."""
     names = set(metafunc.fixturenames)
     if names & {"tmp_path", "grid", "tables"} and not names & {"sqlite_only", "postgres", "durable_postgres"}:
-        metafunc.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+        modes = list(_REPLICAS) if "one_replica" not in names else ["sqlite", "postgresql"]
+        metafunc.parametrize("database", modes, indirect=True)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server that has a database with the scheduler's tables, for others to be like it."""
     with postgres_server() as server:
-        server.sql(f"CREATE DATABASE {_TEMPLATE}")
-        asyncio.run(migrate_database(DatabaseSettings(url=server.url(_TEMPLATE))))
+        server.sql(f"CREATE DATABASE {TEMPLATE}")
+        asyncio.run(migrate_database(DatabaseSettings(url=server.url(TEMPLATE))))
         yield server
 
 
 @pytest.fixture(autouse=True)
 def database(request: pytest.FixtureRequest) -> Iterator[PostgresServer | None]:
     """The server that the test's scheduler uses; None: SQLite."""
-    if getattr(request, "param", "sqlite") == "sqlite":
+    mode = getattr(request, "param", "sqlite")
+    if mode == "sqlite":
         yield None
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.new_database(_TEMPLATE)
-    use_postgresql(request.getfixturevalue("tmp_path"), server, name)
+    name = server.new_database(TEMPLATE)
+    use_postgresql(request.getfixturevalue("tmp_path"), server, name, replicas=_REPLICAS[mode])
     yield server
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -47,6 +50,11 @@ def database(request: pytest.FixtureRequest) -> Iterator[PostgresServer | None]:
 @pytest.fixture
 def sqlite_only() -> None:
     """Says that a test is about SQLite."""
+
+
+@pytest.fixture
+def one_replica() -> None:
+    """Says that a test looks into the process of a scheduler, so that others beside it are in the way."""
 
 
 @pytest.fixture

@@ -12,11 +12,21 @@ from gridwright_scheduler.config import DatabaseSettings
 from tests.postgres import PostgresServer
 
 _FILE = "postgresql.url"
+#: The database that has the tables, for others to be like it.
+TEMPLATE = "template_of_tests"
+_REPLICAS = "replicas"
 
 
-def use_postgresql(directory: Path, server: PostgresServer, name: str) -> None:
-    """Have schedulers in *directory* use the database *name* of *server*."""
+def use_postgresql(directory: Path, server: PostgresServer, name: str, *, replicas: int = 1) -> None:
+    """Have schedulers in *directory* use the database *name* of *server*, *replicas* of them at a time."""
     (directory / _FILE).write_text(server.url(name))
+    (directory / _REPLICAS).write_text(str(replicas))
+
+
+def replicas_in(directory: Path) -> int:
+    """Return how many schedulers in *directory* are to share its database."""
+    file = directory / _REPLICAS
+    return int(file.read_text()) if file.exists() else 1
 
 
 def settings_in(directory: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_p
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ExecutionClient
 from gridwright.protos.google.longrunning.operations_rpc import OperationsClient
 from gridwright.settings import validate_settings
+from gridwright.telemetry.admin import Answer
 from gridwright.wire.digests import digest_message
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.in_process_channel import InProcessChannel
@@ -24,9 +26,10 @@ from gridwright.wire.rpc import Channel
 from gridwright.wire.server import serving
 from gridwright_scheduler.app import Neighbours, open_scheduler, server_options
 from gridwright_scheduler.config import SchedulerFile
-from tests.scheduler.databases import settings_in
+from tests.scheduler.databases import replicas_in, settings_in
 from tests.scheduler.neighbours import SHA256, FakeActionCache, FakeCas
 from tests.scheduler.scripted_worker import ScriptedWorker
+from tests.scheduler.wandering_channel import WanderingChannel
 
 INSTANCES = ({"name": "main"}, {"name": "other/one"}, {"name": "cache-only", "execution": False})
 
@@ -37,6 +40,7 @@ class Client:
     def __init__(self, channel: Channel, cas: FakeCas, instance: str = "main") -> None:
         self._cas = cas
         self._instance = instance
+        self.channel = channel
         self.execution = ExecutionClient(channel)
         self.operations = OperationsClient(channel)
 
@@ -137,15 +141,34 @@ class Stream:
 
 
 class Grid:
-    """A scheduler with its neighbours, and a channel to it."""
+    """A scheduler, or several that share a database, with their neighbours.
 
-    def __init__(self, channel: Channel, cas: FakeCas, cache: FakeActionCache, stop: Callable[[], None]) -> None:
-        self.channel = channel
+    Args:
+        channels: one to each scheduler.
+        answers: what the admin pages of each answer.
+        stop: does as schedulers do when they stop, before their servers drain.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        answers: Sequence[Mapping[str, Answer]],
+        cas: FakeCas,
+        cache: FakeActionCache,
+        stop: Callable[[], None],
+    ) -> None:
+        self.channels = channels
+        self.answers = answers
+        #: Each call goes to the next scheduler.
+        self.channel = WanderingChannel(channels)
         self.cas = cas
         self.cache = cache
-        #: Do as the scheduler does when it stops, before its server drains.
         self.stop = stop
-        self.client = Client(channel, cas)
+        self.client = Client(self.channel, cas)
+
+    def client_of(self, replica: int) -> Client:
+        """Return a client that talks to one of the schedulers."""
+        return Client(self.channels[replica], self.cas)
 
     async def worker(self, bot_id: str = "worker-1", **options: Any) -> ScriptedWorker:
         """Return a worker whose session has begun."""
@@ -163,17 +186,46 @@ async def open_grid(
     bots: Mapping[str, Any] | None = None,
     **scheduler: Any,
 ) -> AsyncIterator[Grid]:
-    """Serve a scheduler whose database is in *directory*."""
+    """Serve the schedulers whose database is in *directory*."""
     settings = settings_for(directory, bots=bots, **scheduler)
     cas, cache = cas or FakeCas(), cache or FakeActionCache()
+    async with AsyncExitStack() as stack:
+        replicas = [
+            await stack.enter_async_context(open_replica(settings, cas, cache)) for _ in range(replicas_in(directory))
+        ]
+
+        def stop() -> None:
+            for replica in replicas:
+                replica.stop()
+
+        try:
+            channels = [replica.channel for replica in replicas]
+            yield Grid(channels, [replica.answers for replica in replicas], cas, cache, stop)
+        finally:
+            stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One scheduler, and a channel to it."""
+
+    channel: Channel
+    answers: Mapping[str, Answer]
+    stop: Callable[[], None]
+
+
+@asynccontextmanager
+async def open_replica(settings: SchedulerFile, cas: FakeCas, cache: FakeActionCache) -> AsyncIterator[Replica]:
+    """Serve one scheduler."""
     process = Process()
     neighbours = Neighbours(cas=InProcessChannel(cas), actioncache=InProcessChannel(cache))
-    async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_scheduler(settings, neighbours, process))
-        [port] = await stack.enter_async_context(serving(opened.servicers, server_options(settings, process)))
-        channel = await stack.enter_async_context(GrpcChannel(f"127.0.0.1:{port}"))
+    async with (
+        open_scheduler(settings, neighbours, process) as opened,
+        serving(opened.servicers, server_options(settings, process)) as [port],
+        GrpcChannel(f"127.0.0.1:{port}") as channel,
+    ):
         try:
-            yield Grid(channel, cas, cache, opened.end_what_is_held)
+            yield Replica(channel, opened.answers, opened.end_what_is_held)
         finally:
             opened.end_what_is_held()
 

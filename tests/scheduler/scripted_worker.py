@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
@@ -15,6 +16,8 @@ from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as 
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import worker_pb2
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import BotsClient
 from gridwright.wire.rpc import Channel, Metadata
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 60.0
 
@@ -47,6 +50,10 @@ class ScriptedWorker:
         self.session = pb.BotSession(bot_id=bot_id, worker=worker)
         #: What the last answer said of its leases, by action digest.
         self.lease_metadata: dict[str, re.ExecuteOperationMetadata] = {}
+
+    def use(self, channel: Channel) -> None:
+        """Call *channel* from now on, as a proxy may let any call go to another scheduler."""
+        self._bots = BotsClient(channel)
 
     async def create(self) -> pb.BotSession:
         """Begin a session."""
@@ -102,6 +109,14 @@ class ScriptedWorker:
             return self.session
 
         return asyncio.create_task(held())
+
+    async def report_until(self, outcome: Awaitable[T]) -> T:
+        """Report, and return what *outcome* comes to; the report itself may be held till there is more to do."""
+        poll = self.poll()
+        try:
+            return await outcome
+        finally:
+            poll.cancel()
 
     def states(self) -> Mapping[str, int]:
         """Return the state of each lease in the last answer."""

@@ -12,10 +12,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2
 
 from gridwright.digest import DigestFunction
-from gridwright.errors import Aborted, InvalidRequest
+from gridwright.errors import Aborted, InvalidRequest, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
 from gridwright.protos.google.devtools.remoteworkers.v1test2.bots_rpc import BotsClient
+from tests.scheduler.databases import replicas_in
 from tests.scheduler.grid import Grid, Stream, metadata_of, nothing_happens, open_grid
 from tests.scheduler.scripted_worker import ScriptedWorker
 
@@ -67,10 +68,15 @@ async def test_a_newer_session_of_a_bot_ends_the_older_and_its_leases_go_to_othe
     stream = await started(grid)
     old = await grid.worker()
     await old.take()
+    await stream.until(re.ExecutionStage.EXECUTING)  # streams show the latest state, not every one
     new = await grid.worker()
     with pytest.raises(Aborted):
         await old.update()
-    await new.run(re.ActionResult(stdout_raw=b"anew"))
+    await stream.until(re.ExecutionStage.QUEUED)
+    [lease] = await new.take()
+    await stream.until(re.ExecutionStage.EXECUTING)
+    new.finish(lease.id, re.ActionResult(stdout_raw=b"anew"))
+    await new.update()
     response = await stream.response()
     assert response.result.stdout_raw == b"anew"
     assert stream.stages == ["QUEUED", "EXECUTING", "QUEUED", "EXECUTING", "COMPLETED"]  # EXE-09
@@ -183,7 +189,14 @@ async def test_a_lease_whose_answer_was_lost_is_offered_again(grid: Grid) -> Non
     await stream.close()
 
 
-async def test_a_lease_that_a_worker_never_takes_goes_to_another(grid: Grid) -> None:
+@pytest.mark.parametrize("offering_seconds", [0.0, 30.0])
+async def test_a_lease_that_a_worker_never_takes_goes_to_another(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offering_seconds: float
+) -> None:
+    """Schedulers that the worker goes to and fro between do not know how often others have offered it."""
+    if offering_seconds and replicas_in(tmp_path) > 1:
+        return
+    monkeypatch.setattr("gridwright_scheduler.session._OFFERING_SECONDS", offering_seconds)
     stream = await started(grid)
     worker = await grid.worker("stubborn")
     first = None
@@ -221,6 +234,66 @@ async def test_a_completion_that_is_told_twice_counts_once(grid: Grid) -> None:
     worker.session.leases.add(id=lease.id, state=pb.ACTIVE)
     assert not (await worker.update()).leases
     assert (await stream.response()).result.stdout_raw == b"first"
+
+
+async def test_bots_that_many_actions_pass_through_have_room_for_each_and_run_it_once(grid: Grid) -> None:
+    """BOT-08, BOT-21: also where each call goes to another scheduler."""
+    actions, capacity = 100, 4
+    digests = [await grid.client.upload("true", str(number)) for number in range(actions)]
+    streams = [grid.client.execute(digest) for digest in digests]
+    ran: list[str] = []
+
+    async def work(worker: ScriptedWorker) -> None:
+        begun: set[str] = set()
+        while True:
+            leases = (await worker.update()).leases
+            assert len(leases) <= capacity
+            for lease in leases:
+                assert lease.id not in begun or lease.state == pb.ACTIVE
+                if lease.id in begun:
+                    ran.append(lease.id)
+                    worker.finish(lease.id, re.ActionResult())
+                begun.add(lease.id)
+                lease.state = max(lease.state, pb.ACTIVE)
+
+    workers = [await grid.worker(name, capacity=capacity, ours=False) for name in ("one", "two")]
+    working = [asyncio.create_task(work(worker)) for worker in workers]
+    for stream in streams:
+        assert (await stream.response()).result.exit_code == 0
+    for task in working:
+        assert not task.done()
+        task.cancel()
+    assert len(ran) == len(set(ran)) == actions
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a mistake"), KeyError("x"), MemoryError(), TimeoutError()])
+async def test_whatever_goes_wrong_here_is_unavailable(
+    tmp_path: Path, one_replica: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Any other code would make a stock worker kill its jobs and exit."""
+    async with open_grid(tmp_path, bots={"hold_seconds": 0.1}) as grid:
+        worker = await grid.worker()
+
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        for place in (
+            "lease_reports.LeaseReports.take",
+            "attendance.Attendance.attend",
+            "servicers.bots.BotsServicer._answer",
+            "servicers.bots._described",
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"gridwright_scheduler.{place}", fail)
+                with pytest.raises(Unavailable):
+                    await worker.update()
+        with monkeypatch.context() as patch:
+            patch.setattr("gridwright_scheduler.attendance.Attendance.begin", fail)
+            with pytest.raises(Unavailable):
+                await ScriptedWorker(grid.channel, "other").create()
+        stream = await started(grid)
+        await worker.run()
+        assert (await stream.response()).status.code == code_pb2.OK
 
 
 @pytest.mark.parametrize("status", [pb.UNHEALTHY, pb.HOST_REBOOTING, pb.BOT_TERMINATING, pb.INITIALIZING])

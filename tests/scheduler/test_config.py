@@ -30,6 +30,12 @@ def test_times_that_do_not_fit_together_are_refused(bots: dict[str, Any], why: s
         scheduler(bots=bots)
 
 
+def test_patience_is_never_negative() -> None:
+    assert scheduler(abandon_after_seconds=0).abandon_after_seconds == 0
+    with pytest.raises(ConfigurationError, match=r"scheduler\.abandon_after_seconds"):
+        scheduler(abandon_after_seconds=-1)
+
+
 def test_times_that_fit_are_accepted() -> None:
     assert scheduler(bots={"silence_seconds": 9, "heartbeat_seconds": 3, "hold_seconds": 45}).bots.hold_seconds == 45
 
@@ -68,6 +74,16 @@ def test_defaults_that_no_action_could_have_are_refused(defaults: dict[str, Any]
     scheduler(platform_properties=kinds, platform_defaults={"main": {"ISA": "x86-64", "cpu_count": "2"}})
     with pytest.raises(ConfigurationError, match=why):
         scheduler(platform_properties=kinds, platform_defaults=defaults)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///scheduler.db", "postgresql://pooler/grid"])
+def test_notices_come_from_the_same_kind_of_database(url: str) -> None:
+    notify_url = "postgresql://server/grid"
+    if url.startswith("sqlite"):
+        with pytest.raises(ConfigurationError, match="notify_url: leave it out"):
+            scheduler(database={"url": url, "notify_url": notify_url})
+    else:
+        assert scheduler(database={"url": url, "notify_url": notify_url}).state.notify_url == notify_url
 
 
 def test_a_database_has_a_short_form_and_a_long_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ async def test_the_worker_gets_the_very_bytes_of_the_client(grid: Grid) -> None:
     await stream.close()
 
 
-async def test_a_cached_result_costs_no_worker(grid: Grid) -> None:
+async def test_a_cached_result_costs_no_worker(grid: Grid, one_replica: None) -> None:
     """EXE-19, EMD-08; the operation can be asked for afterwards."""
     digest = await grid.client.upload("true")
     cached = pb.ActionResult(stdout_raw=b"before")
@@ -307,7 +308,7 @@ async def test_an_action_without_documents_is_invalid(grid: Grid) -> None:
         await grid.client.execute(await grid.client.upload(timeout={"seconds": 10**6})).next()
 
 
-async def test_a_missing_command_is_reported_with_all_that_is_missing_beside_it(grid: Grid) -> None:
+async def test_a_missing_command_is_reported_with_all_that_is_missing_beside_it(grid: Grid, one_replica: None) -> None:
     """ERR-01 to ERR-04, EXE-12."""
     tree = pb.Directory(
         files=[{"name": "file", "digest": digest_message(SHA256.digest(b"gone"))}],
@@ -357,6 +358,26 @@ async def test_blake3_subjects_name_their_function(grid: Grid) -> None:
     assert violations(response) == {f"blobs/blake3/{command.hash}/{command.size_bytes}"}
 
 
+@pytest.mark.parametrize("names", [["a/b"], [""], ["."], [".."], ["twice", "twice"]])
+async def test_a_tree_that_is_none_is_invalid_once_nothing_is_missing(grid: Grid, names: Sequence[str]) -> None:
+    """DIR-01, DIR-02, ERR-03: also when a stock worker only says that something is wrong."""
+    gone = SHA256.digest(b"gone")
+    inner = pb.Directory(files=[{"name": name, "digest": digest_message(SHA256.digest(b""))} for name in names])
+    inner_digest = digest_message(await grid.cas.keep(inner.SerializeToString()))
+    root = pb.Directory(
+        files=[{"name": "gone", "digest": digest_message(gone)}],
+        directories=[{"name": "inner", "digest": inner_digest}],
+    )
+    digest = await grid.client.upload(input_root_digest=digest_message(await grid.cas.keep(root.SerializeToString())))
+    worker = await grid.worker(ours=False)
+    for code in (code_pb2.FAILED_PRECONDITION, code_pb2.INVALID_ARGUMENT):
+        stream = grid.client.execute(digest)
+        [lease] = await worker.take()
+        worker.finish(lease.id, None, code_pb2.NOT_FOUND, "CAS: not found")
+        assert (await worker.report_until(stream.response())).status.code == code
+        await grid.cas.keep(b"gone")
+
+
 async def test_inputs_that_are_there_after_all_are_another_attempt(grid: Grid) -> None:
     digest = await grid.client.upload("true")
     stream = grid.client.execute(digest)
@@ -384,7 +405,7 @@ async def test_a_timeout_comes_with_the_partial_result(grid: Grid) -> None:
     assert not grid.cache.results
 
 
-async def test_a_full_queue_says_when_to_try_again(tmp_path: Path) -> None:
+async def test_a_full_queue_says_when_to_try_again(tmp_path: Path, one_replica: None) -> None:
     """ERR-15, ERR-20."""
     async with open_grid(tmp_path, max_queued=2) as grid:
         streams = []

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from gridwright.errors import ConfigurationError
 from gridwright_scheduler.config import DatabaseSettings, Migrate
 from gridwright_scheduler.database.opening import migrate_database, open_database
-from gridwright_scheduler.database.schema import metadata, request_metadata
+from gridwright_scheduler.database.schema import metadata
 from tests.postgres import PostgresServer
 from tests.scheduler.databases import Tables, database_in, use_postgresql
 
@@ -42,20 +42,19 @@ async def test_migrations_make_the_tables_that_the_statements_are_written_for(em
 
 @pytest.mark.parametrize("has_request_metadata", [False, True])
 async def test_a_database_from_before_there_were_migrations_keeps_what_is_in_it(
-    empty: DatabaseSettings, tables: Tables, has_request_metadata: bool
+    empty: DatabaseSettings, tables: Tables, monkeypatch: pytest.MonkeyPatch, has_request_metadata: bool
 ) -> None:
-    async with open_database(empty.model_copy(update={"migrate": Migrate.AUTO})) as opened:
-        await opened.write(lambda connection: connection.execute(text("DROP TABLE alembic_version")))
-        await opened.write(_without_revision_3)
-        if not has_request_metadata:
-            await opened.write(request_metadata.drop)
+    with monkeypatch.context() as old:
+        old.setattr("gridwright_scheduler.database.migration.WANTED", "0002" if has_request_metadata else "0001")
+        await migrate_database(empty)
+    tables.execute("DROP TABLE alembic_version")
     tables.execute("INSERT INTO bots (instance, bot_id, session) VALUES ('main', 'old', 'main/old')")
     await migrate_database(empty)
     await migrate_database(empty)
     async with open_database(empty):
         assert tables.execute("SELECT bot_id FROM bots") == [("old",)]
         assert tables.execute("SELECT count(*) FROM request_metadata") == [("0",)]
-        assert tables.execute("SELECT version_num FROM alembic_version") == [("0003",)]
+        assert tables.execute("SELECT count(*) FROM alembic_version") == [("1",)]
 
 
 async def test_a_scheduler_that_is_not_to_migrate_says_what_to_run(empty: DatabaseSettings) -> None:
@@ -101,12 +100,3 @@ async def test_a_database_that_cannot_be_migrated_is_said(tmp_path: Path, sqlite
     _, said = await process.communicate()
     assert process.returncode == 78
     assert b"scheduler.database_url: write sqlite:///PATH or postgresql://" in said
-
-
-def _without_revision_3(connection: Connection) -> None:
-    for index in ("operations_by_invocation", "actions_avoiding"):
-        connection.execute(text(f"DROP INDEX {index}"))
-    columns = {"operations": ["invocation"], "actions": ["no_retry", "avoid", "avoid_until"]}
-    for table, names in columns.items():
-        for name in names:
-            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))

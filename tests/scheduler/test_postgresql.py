@@ -19,6 +19,7 @@ from gridwright_scheduler.config import DatabaseSettings
 from gridwright_scheduler.database.admissions import Admissions, Admitted, Request
 from gridwright_scheduler.database.assignments import Assigned, Bounds, assign
 from gridwright_scheduler.database.opening import migrate_database, open_database
+from gridwright_scheduler.database.queue_room import QueueRoom
 from gridwright_scheduler.queue.matching import IdleWorker
 from gridwright_scheduler.queue.names import ActionId, ActionKey, BotKey, OperationName
 from gridwright_scheduler.queue.platform import Offer, Requirements, platform_id
@@ -55,7 +56,7 @@ async def test_a_server_that_is_killed_under_load_loses_nothing_that_anybody_was
     tmp_path: Path, durable_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What became of a COMMIT without an answer, a look at the tables finds out.
-    monkeypatch.setattr("gridwright_scheduler.upkeep._SLOW_LOOK_ROUNDS", 2)
+    monkeypatch.setattr("gridwright_scheduler.upkeep.SELDOM", 2)
     async with open_grid(tmp_path) as grid:
         worker = await grid.worker(capacity=4)
         working = asyncio.create_task(work_through_anything(worker))
@@ -171,7 +172,7 @@ async def test_of_two_that_take_in_equal_actions_at_once_one_joins_the_other(sha
     requests[1][0] = request("b0", b"0", priority=-1)
 
     def admit(connection: Connection, which: int) -> list[Admitted]:
-        admitted = Admissions(max_queued=100).admit(connection, requests[which])
+        admitted = Admissions(QueueRoom(100)).admit(connection, requests[which])
         connection.execute(HOLD)
         return [one for one in admitted if isinstance(one, Admitted)]
 
@@ -209,7 +210,7 @@ async def test_of_two_that_assign_at_once_each_gives_away_what_the_other_does_no
         return given
 
     async with open_database(shared) as one, open_database(shared) as other:
-        await one.write(lambda connection: Admissions(max_queued=100).admit(connection, requests))
+        await one.write(lambda connection: Admissions(QueueRoom(100)).admit(connection, requests))
         rounds = await asyncio.gather(
             one.write(lambda connection: give(connection, "one")),
             other.write(lambda connection: give(connection, "other")),

@@ -30,6 +30,8 @@ from tests.scheduler.grid import Client, response_of, stage_of
 from tests.scheduler.neighbours import FakeActionCache, FakeCas
 from tests.scheduler.scripted_worker import ScriptedWorker
 
+#: Here a scheduler is a process, and alone.
+pytestmark = pytest.mark.usefixtures("one_replica")
 STAGE = re.ExecutionStage
 
 

@@ -35,7 +35,7 @@ from tests.scheduler.test_restart import answering
 async def test_a_database_that_cannot_be_read_is_unavailable_and_ends_nothing(
     tmp_path: Path, database: PostgresServer | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridwright_scheduler.upkeep._SLOW_LOOK_ROUNDS", 1)
+    monkeypatch.setattr("gridwright_scheduler.looks.EVERY_SECONDS", 0.2)
     failed = asyncio.Event()
 
     async def broken(database: Database, work: Callable[[Connection], Any]) -> Any:
@@ -47,7 +47,7 @@ async def test_a_database_that_cannot_be_read_is_unavailable_and_ends_nothing(
         name = (await stream.next()).name
         with monkeypatch.context() as patch:
             patch.setattr(SqliteDatabase if database is None else PostgresqlDatabase, "read", broken)
-            await asyncio.wait_for(failed.wait(), 5)  # upkeep looks at what is watched
+            await asyncio.wait_for(failed.wait(), 5)  # it looks at what is watched
             with pytest.raises(Unavailable, match="database"):
                 await grid.client.get(name)
             with pytest.raises(Unavailable, match="database"):
@@ -93,8 +93,8 @@ async def test_all_that_is_old_is_forgotten_in_one_round(
             stream = grid.client.execute(await grid.client.upload(str(number)))
             await worker.run()
             await stream.response()
-    monkeypatch.setattr("gridwright_scheduler.database.upkeep.CHUNK", 1)
-    monkeypatch.setattr("gridwright_scheduler.upkeep._RETENTION_ROUNDS", 1_000_000)  # the first, and no other
+    monkeypatch.setattr("gridwright_scheduler.database.retention.CHUNK", 1)
+    monkeypatch.setattr("gridwright_scheduler.upkeep.NOW_AND_THEN", 1_000_000)  # the first, and no other
     tables.execute("UPDATE actions SET finished_at = 0")
     async with open_grid(tmp_path):
         for _ in range(200):
@@ -103,6 +103,62 @@ async def test_all_that_is_old_is_forgotten_in_one_round(
             await asyncio.sleep(0.05)
         else:
             pytest.fail("some are still there")
+
+
+async def test_a_platform_is_forgotten_when_no_action_has_it_and_nobody_has_used_it_for_a_day(
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridwright_scheduler.upkeep.HARDLY_EVER", 1)
+    there = "SELECT count(*) FROM platforms"
+    async with open_grid(tmp_path) as grid:
+        for number in range(2):
+            stream = grid.client.execute(await grid.client.upload(properties={"OSFamily": f"linux-{number}"}))
+            await stream.next()
+            await stream.close()
+    tables.execute("DELETE FROM actions WHERE sequence = (SELECT max(sequence) FROM actions)")
+    async with open_grid(tmp_path) as grid:
+        await asyncio.sleep(0.5)  # a round
+        assert tables.execute(there) == [("2",)]
+        tables.execute("UPDATE platforms SET used_at = used_at - 90000")
+        async with asyncio.timeout(5):
+            while tables.execute(there) != [("1",)]:  # noqa: ASYNC110  # the tables announce nothing
+                await asyncio.sleep(0.1)
+    async with open_grid(tmp_path) as grid:
+        stream = grid.client.execute(await grid.client.upload(properties={"OSFamily": "linux-1"}))
+        await stream.next()
+        assert tables.execute(there) == [("2",)]
+
+
+async def test_what_a_bot_has_that_nobody_knows_goes_to_another(
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gridwright_scheduler.upkeep.SELDOM", 1)
+    async with open_grid(tmp_path) as grid:
+        stream = grid.client.execute(await grid.client.upload("true"))
+        name = (await stream.next()).name
+        await (await grid.worker("lost")).take()
+    tables.execute("DELETE FROM bots")
+    async with open_grid(tmp_path) as grid:
+        stream = grid.client.wait(name)
+        await asyncio.wait_for((await grid.worker("found")).run(), 10)
+        assert not (await stream.response()).message  # it was nobody's fault
+
+
+async def test_what_is_to_be_completed_and_was_not_heard_of_is_remembered(
+    tmp_path: Path, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The COMMIT of a settlement was not answered, and the worker did not tell again."""
+    monkeypatch.setattr("gridwright_scheduler.upkeep.SELDOM", 1)
+    async with open_grid(tmp_path) as grid:
+        stream = grid.client.execute(await grid.client.upload("true", properties={"OSFamily": "none"}))
+        await stream.next()
+        await grid.worker()
+        tables.execute(
+            "UPDATE actions SET state = 3, lease_id = 'main/lease.1', fence = 1, bot_id = 'worker-1', leased_at = 0, "
+            f"owner = (SELECT replica FROM bots), give_up_at = 1e10, response = {tables.no_bytes}, succeeded = true"
+        )
+        await asyncio.wait_for(stream.response(), 10)
+        assert len(grid.cache.results) == 1
 
 
 async def test_an_action_stands_in_the_queue_of_the_completing_once_and_not_while_somebody_is_at_it() -> None:
@@ -162,7 +218,7 @@ async def test_a_scheduler_whose_background_task_fails_answers_its_polls_and_exi
 FAILING = """
 from pathlib import Path
 from gridwright_scheduler.__main__ import main
-from gridwright_scheduler.upkeep import Watchman
+from gridwright_scheduler.watchman import Watchman
 
 async def fail(watchman):
     if Path("fail").exists():

@@ -13,7 +13,7 @@ import pytest
 from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import write_blob
 from gridwright.digest import Digest
-from gridwright.errors import GridwrightError, InternalError, MissingBlobs, ResourceExhausted, Unavailable
+from gridwright.errors import FailedPrecondition, GridwrightError, InternalError, MissingBlobs, Unavailable
 from gridwright_worker.execution.inputs.cache import InputCache
 from gridwright_worker.execution.inputs.files import CacheFiles
 from gridwright_worker.execution.inputs.tree import InputFile
@@ -225,7 +225,7 @@ async def enter(cache: InputCache, files: list[InputFile]) -> None:
 
 async def test_inputs_larger_than_the_cache_are_refused(tmp_path: Path, store: CountingStore) -> None:
     cache = await opened(tmp_path, store, max_bytes=10_000)
-    with pytest.raises(ResourceExhausted, match="cache_max_bytes"):
+    with pytest.raises(FailedPrecondition, match="cache_max_bytes"):
         await enter(cache, [await kept(store, bytes(20_000))])
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from gridwright_cli.admin_port import AdminPort
 from gridwright_cli.capabilities import rows as capability_rows
-from gridwright_cli.cas.admin_page import AdminPort
 from gridwright_cli.cas.directory import maintenance
 from gridwright_cli.cas.endings import ending_well
 from gridwright_cli.cas.endpoint import connected

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,13 +18,16 @@ from gridwright_scheduler.board import Board
 from gridwright_scheduler.completing import Completing
 from gridwright_scheduler.database.admissions import Admissions, Admitted, Request
 from gridwright_scheduler.database.cancellations import Cancelled, cancel
+from gridwright_scheduler.database.queue_room import QueueRoom
 from gridwright_scheduler.database.records import Leased
 from gridwright_scheduler.database.settlements import Settled, Settlement, settle_all
+from gridwright_scheduler.database.topics import Topic
+from gridwright_scheduler.database.turn_locks import Touched
 from gridwright_scheduler.database.turns import Commands, Turns
 from gridwright_scheduler.dispatcher import Dispatcher
 from gridwright_scheduler.metrics import QueueMetrics
 from gridwright_scheduler.queue.names import BotKey, LeaseId, OperationName
-from gridwright_scheduler.queue.settling import Outcome, Retry
+from gridwright_scheduler.queue.settling import Announce, Outcome, Retry
 from gridwright_scheduler.queue.states import ActionState
 from gridwright_scheduler.sessions import Sessions
 
@@ -63,21 +67,36 @@ class ActionQueue:
         clock: Clock,
         metrics: QueueMetrics,
     ) -> None:
+        self._turns = turns
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._board = board
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
-        self.admissions = Admissions(max_queued=policy.max_queued)
+        self._room = QueueRoom(policy.max_queued)
+        self._admissions = Admissions(self._room)
         #: Actions that became COMPLETING, for whoever completes them.
         self.completing = Completing()
         self._errands = Commands[Errand[object], object](turns, _run_errands)
         self._admit = Commands[Request, Admitted](
-            turns, self.admissions.admit, taken=self._expect, committed=self._admitted
+            turns, self._admissions.admit, taken=self._expect, committed=self._admitted, touched=_joinable_by
         )
-        self._settle = Commands[Settlement, Settled | None](turns, self._apply_settlements, committed=self._settled)
-        self._cancel = Commands[OperationName, Cancelled](turns, self._apply_cancellations, committed=self._cancelled)
+        self._settle = Commands[Settlement, Settled | None](
+            turns,
+            self._apply_settlements,
+            committed=self._settled,
+            topics=_topics_of_settled,
+            touched=lambda settlements: Touched(leases=[one.lease_id for one in settlements]),
+        )
+        self._cancel = Commands[OperationName, Cancelled](
+            turns,
+            self._apply_cancellations,
+            committed=self._cancelled,
+            topics=_topics_of_cancelled,
+            touched=lambda names: Touched(operations=names),
+        )
+        dispatcher.given = self._room.went
         dispatcher.orphaned = self._orphaned
         self._avoid()  # an earlier process may have left some
 
@@ -90,12 +109,15 @@ class ActionQueue:
         """
         return await self._admit(request)
 
-    def settle(self, lease_id: LeaseId, outcome: Outcome) -> asyncio.Future[Settled | None]:
+    def settle(
+        self, lease_id: LeaseId, outcome: Outcome, *, bot: BotKey | None = None
+    ) -> asyncio.Future[Settled | None]:
         """Say how a lease ended; the result is None if it was not the current one, and nothing changed.
 
+        *bot* is who says so, and must be the one that has the lease; without it the scheduler itself says so.
         The future fails with Unavailable if the database does. Await it under ``asyncio.shield``.
         """
-        return self._settle.send(Settlement(lease_id, outcome))
+        return self._settle.send(Settlement(lease_id, outcome, bot))
 
     async def cancel(self, operation: OperationName) -> None:
         """Cancel *operation*, and its action if nobody else waits for it.
@@ -129,7 +151,7 @@ class ActionQueue:
 
     def _admitted(self, request: Request, admitted: Admitted) -> None:
         if not admitted.joined:
-            self.admissions.committed(request)
+            self._admissions.committed(request)
         self._metrics.admitted(joined=admitted.joined)
         self._board.bind(request.operation, admitted.snapshot)
 
@@ -140,6 +162,7 @@ class ActionQueue:
             max_attempts=self._policy.max_attempts,
             completing_seconds=self._policy.completing_seconds,
             avoid_seconds=self._policy.avoid_seconds,
+            owner=self._turns.replica.id,
             now=self._clock.now(),
         )
 
@@ -147,14 +170,17 @@ class ActionQueue:
         if settled is None:
             return
         self._take(settled.leased.bot, settlement.lease_id)
+        if not isinstance(settlement.outcome, Announce):
+            self._metrics.reported(run_seconds=self._clock.now() - settled.leased.leased_at)
         match settled.snapshot.state:
             case ActionState.COMPLETING:  # to clients it is EXECUTING as before
                 self.completing.add(settled)
             case ActionState.COMPLETED:
                 self._board.publish(settled.snapshot)
-                self._metrics.completed()
+                self._metrics.completed(attempts=settled.leased.fence)
             case ActionState.QUEUED:
                 assert settled.requirements is not None
+                self._room.came(1)
                 self._dispatcher.hint(settled.requirements)
                 self._avoid()
                 self._dispatcher.look()
@@ -184,7 +210,35 @@ class ActionQueue:
         self._dispatcher.avoid(until=self._clock.now() + self._policy.avoid_seconds)
 
     def _orphaned(self, leased: Leased) -> None:
-        self.settle(leased.lease_id, Retry("its worker left before it began", counted=False, begun=False))
+        why = f"worker {leased.bot.bot_id} left before it began"
+        self.settle(leased.lease_id, Retry(why, counted=False, begun=False))
+
+
+def _joinable_by(requests: Sequence[Request]) -> Touched:
+    shared = [request for request in requests if not request.do_not_cache]
+    since = min((request.arrived_at for request in shared), default=math.inf)
+    return Touched(hashes=[request.key.digest.hash for request in shared], since=since)
+
+
+def _topics_of_settled(results: Sequence[Settled | GridwrightError | None]) -> Collection[Topic]:
+    topics = set()
+    for one in results:
+        # To clients a COMPLETING action is EXECUTING as before.
+        if isinstance(one, Settled) and one.snapshot.state is not ActionState.COMPLETING:
+            topics.add(Topic.ACTIONS)
+        if isinstance(one, Settled) and one.taken:
+            topics.add(Topic.LEASES)
+    return topics
+
+
+def _topics_of_cancelled(results: Sequence[Cancelled | GridwrightError]) -> Collection[Topic]:
+    topics = set()
+    for one in results:
+        if isinstance(one, Cancelled) and one.changed:
+            topics.add(Topic.ACTIONS)
+        if isinstance(one, Cancelled) and one.revoked is not None:
+            topics.add(Topic.LEASES)
+    return topics
 
 
 def _run_errands(connection: Connection, errands: Sequence[Errand[object]]) -> Sequence[object | GridwrightError]:

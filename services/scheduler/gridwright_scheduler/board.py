@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from gridwright_scheduler.database.records import Snapshot
@@ -22,6 +23,8 @@ class Watch:
         self.operation = operation
         #: Whether this operation was cancelled, though its action may go on for others.
         self.cancelled = False
+        #: Whether there is no such action any more, so that nothing will ever be heard of it.
+        self.lost = False
         self._snapshot: Snapshot | None = None
         self._changed = asyncio.Event()
 
@@ -46,10 +49,13 @@ class Watch:
         self._changed.clear()
 
     def see(self, snapshot: Snapshot) -> None:
-        """Take *snapshot* for the state of the action, unless it had come to its end before."""
-        if self._snapshot is None or self._snapshot.state is not ActionState.COMPLETED:
+        """Take *snapshot* for the state of the action if it tells of anything new."""
+        known = self._snapshot
+        if known is None or _is_news(known, snapshot):
             self._snapshot = snapshot
-            self._changed.set()
+            # That what was announced here is stored, and so has another version, is nothing to tell.
+            if known is None or replace(known, version=snapshot.version) != snapshot:
+                self._changed.set()
 
     def wake(self) -> None:
         """Let whoever waits look again."""
@@ -77,9 +83,9 @@ class Watch:
 class Board:
     """Where changes of actions are announced to the streams of their clients.
 
-    Everything that is announced is in the database before. When there are several
-    schedulers, what the others do arrives here, too: by a notification, and by a slow
-    look at whatever is watched, which is there already as a safety net.
+    Everything that is announced is in the database before. What other schedulers do arrives
+    here, too, by looks at whatever is watched, and may come late or twice: versions tell what
+    is news.
     """
 
     def __init__(self) -> None:
@@ -112,15 +118,33 @@ class Board:
         for watch in self._by_action.get(snapshot.action_id, ()):
             watch.see(snapshot)
 
+    def lose(self, action: ActionId) -> None:
+        """Tell those who watch *action* that it is gone."""
+        for watch in self._by_action.get(action, ()):
+            watch.lost = True
+            watch.wake()
+
     def cancel(self, operation: OperationName) -> None:
         """Tell those who watch *operation* that it was cancelled."""
         for watch in self._by_operation.get(operation, ()):
             watch.cancelled = True
             watch.wake()
 
-    def watched(self) -> Collection[ActionId]:
-        """Return the actions that somebody watches."""
-        return list(self._by_action)
+    def watched(self) -> Mapping[ActionId, int]:
+        """Return the actions that somebody watches, with the oldest version that one of them knows."""
+        return {action: min(watch.snapshot.version for watch in watches) for action, watches in self._by_action.items()}
+
+    def waiting(self) -> Sequence[OperationName]:
+        """Return the operations that somebody watches, and that have not come to their end as far as is known."""
+        return [
+            operation
+            for operation, watches in self._by_operation.items()
+            if any(watch.bound_to is not None and not watch.done for watch in watches)
+        ]
+
+    def attended(self) -> Collection[OperationName]:
+        """Return the operations that somebody watches."""
+        return list(self._by_operation)
 
     def close(self) -> None:
         """End all streams, and those that begin from now on."""
@@ -128,6 +152,14 @@ class Board:
         for watches in self._by_operation.values():
             for watch in watches:
                 watch.wake()
+
+
+def _is_news(known: Snapshot, snapshot: Snapshot) -> bool:
+    """Whether *snapshot* is newer; announcements and looks at the tables overtake each other."""
+    if snapshot.version != known.version:
+        return snapshot.version > known.version
+    # A lease that goes on brings no new version when its bot tells how far it is.
+    return bool(snapshot.progress) and snapshot.progress != known.progress
 
 
 def _discard(index: defaultdict[K, set[Watch]], key: K, watch: Watch) -> None:

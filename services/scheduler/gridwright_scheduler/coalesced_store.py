@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Set
 
 from gridwright.blobs.store import BlobStore
+from gridwright.company import wait_for_company
 from gridwright.digest import Digest
 from gridwright.errors import GridwrightError
 
 #: While so many questions are under way, the next one gathers.
-_MAX_QUESTIONS = 2
+_MAX_QUESTIONS = 1
 
 
 class CoalescedStore(BlobStore):
@@ -47,8 +48,14 @@ class CoalescedStore(BlobStore):
     async def put_many(self, blobs: Mapping[Digest, bytes]) -> Mapping[Digest, GridwrightError | None]:
         return await self._inner.put_many(blobs)
 
+    @property
+    def callers(self) -> int:
+        """How many digests the question that is still open has."""
+        return len(self._wanted)
+
     async def _ask(self) -> Mapping[Digest, bytes | GridwrightError]:
         async with self._slots:
+            await wait_for_company(self)
             asked, self._wanted = self._wanted, set()
             self._open = None
             return await self._inner.get_many(asked)

@@ -22,6 +22,10 @@ class Completing:
         """Return how many wait, or are worked at."""
         return len(self._known)
 
+    def __contains__(self, lease_id: LeaseId) -> bool:
+        """Whether the action of that lease waits, or is worked at."""
+        return lease_id in self._known
+
     def add(self, settled: Settled) -> None:
         """Have the action completed, unless it waits for that already or somebody is at it."""
         if settled.leased.lease_id not in self._known:

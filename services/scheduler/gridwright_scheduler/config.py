@@ -39,6 +39,9 @@ class BotsSettings(Section):
     reattach_seconds: float = Field(default=15.0, ge=0)
     """How much longer than `silence_seconds` workers have to come back after a restart of the scheduler."""
 
+    max_sessions: int = Field(default=20_000, gt=0)
+    """How many workers may talk to one scheduler; more hear UNAVAILABLE, and try again."""
+
     stock_digest_function: FunctionName = DigestFunction.SHA256
     """The digest function of workers that are not Gridwright's; actions of another wait for a worker of ours."""
 
@@ -86,6 +89,10 @@ class DatabaseSettings(Section):
     """`sqlite:///PATH`, relative to the working directory, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, which
     may have the parameters that libpq knows, such as `?sslmode=verify-full`."""
 
+    notify_url: DatabaseUrl | None = Field(default=None, repr=False)
+    """Where schedulers that share a PostgreSQL hear of each other, if `url` names a pooler: the server itself, as
+    notices do not come through a pooler that shares connections out by the transaction."""
+
     password_file: Path | None = None
     """A file with the password for PostgreSQL, read for each new connection, so that it may change."""
 
@@ -93,15 +100,21 @@ class DatabaseSettings(Section):
     """The name of an environment variable with the password for PostgreSQL."""
 
     pool_size: int = Field(default=5, ge=2, le=100)
-    """How many connections to PostgreSQL there are at most: one writes, the others read."""
+    """How many connections to PostgreSQL there are at most: one writes, the others read. There is one more, on which
+    schedulers hear of each other."""
 
     prepared_statements: bool = True
-    """Write false where a pooler such as PgBouncer shares connections out by the transaction. Then nothing keeps two
-    schedulers from using one database, which they must not."""
+    """Write false where a pooler such as PgBouncer shares connections out by the transaction."""
 
     migrate: Migrate | None = None
     """Whether the scheduler brings the tables up to date when it starts (`auto`), or ends if they are not (`never`),
     so that `gridwright-scheduler migrate` has to be run before. Not set: `auto` for SQLite, `never` for PostgreSQL."""
+
+    @model_validator(mode="after")
+    def _only_servers_notify(self) -> Self:
+        if self.notify_url is not None and not (self.is_postgresql and self.notify_url.startswith(_POSTGRESQL)):
+            raise ValueError("notify_url: leave it out, unless url and notify_url name the same PostgreSQL")
+        return self
 
     @model_validator(mode="after")
     def _one_password(self) -> Self:
@@ -159,6 +172,10 @@ class SchedulerSettings(ServerSettings):
 
     retention_seconds: float = Field(default=600.0, gt=0)
     """How long operations can be asked for after they are done."""
+
+    abandon_after_seconds: float = Field(default=60.0, ge=0)
+    """How long an operation goes on that no stream is open for and nobody asks for; then it is cancelled, up to 25
+    seconds later. The time begins anew when a scheduler starts. 0: it goes on to its end."""
 
     keepalive_seconds: float = Field(default=30.0, gt=0)
     """How often a stream of an operation in which nothing changes repeats itself."""

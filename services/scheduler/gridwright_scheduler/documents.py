@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from gridwright.blobs.store import BlobStore, read_blob
 from gridwright.digest import Digest
+from gridwright.documents import check_node_names
 from gridwright.errors import BlobNotFound, GridwrightError, InvalidRequest, MissingBlobs, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.wire.digests import child_digest
@@ -90,12 +91,16 @@ class Documents:
         """Return all that the action needs and the CAS does not hold, in one walk (checklist ERR-04).
 
         Raises:
-            InvalidRequest: what is there is no input tree.
+            InvalidRequest: nothing is missing, and what is there is no input tree (DIR-01, DIR-02, DIR-10, ERR-03).
             Unavailable: the walk took too long, or the CAS cannot answer.
         """
+        store = self._stores.get(key.instance)
+        if store is None:
+            # Of a scheduler with newer settings, which died.
+            raise Unavailable(f"this scheduler does not know instance {key.instance!r}")
         try:
             async with asyncio.timeout(self._walk_seconds):
-                return await self._walk(self._stores[key.instance], document)
+                return await self._walk(store, document)
         except TimeoutError:
             raise Unavailable(f"the walk through input tree {document.input_root_digest} took too long") from None
 
@@ -153,6 +158,9 @@ def _children(digest: Digest, data: bytes) -> tuple[set[Digest], set[Digest]]:
         directory = pb.Directory.FromString(data)
     except DecodeError:
         raise InvalidRequest(f"blob {digest} is not a Directory", field="action.input_root_digest") from None
+    check_node_names(
+        [node.name for kind in (directory.files, directory.directories, directory.symlinks) for node in kind], digest
+    )
     files = {child_digest(node.digest, digest, field="directory.files.digest") for node in directory.files}
     directories = {
         child_digest(node.digest, digest, field="directory.directories.digest") for node in directory.directories

@@ -6,15 +6,21 @@ from gridwright.errors import OperationNotFound
 from gridwright_scheduler.answered import AnsweredOperations
 from gridwright_scheduler.database.operations import Operations
 from gridwright_scheduler.database.records import OperationRecord
+from gridwright_scheduler.interest import Interest
 from gridwright_scheduler.queue.names import OperationName
+from gridwright_scheduler.queue.states import ActionState
 
 
 class OperationFinder:
-    """Looks into the tables, and among the operations that were answered without them."""
+    """Looks into the tables, and among the operations that were answered without them.
 
-    def __init__(self, operations: Operations, answered: AnsweredOperations) -> None:
+    Who asks for an operation is interested in it.
+    """
+
+    def __init__(self, operations: Operations, answered: AnsweredOperations, interest: Interest) -> None:
         self._operations = operations
         self._answered = answered
+        self._interest = interest
 
     async def find(self, name: OperationName) -> OperationRecord:
         """Return the operation *name*.
@@ -28,6 +34,8 @@ class OperationFinder:
         found = await self._operations.find(name)
         if found is None:
             raise OperationNotFound(name)
+        if found.snapshot.state is not ActionState.COMPLETED:
+            self._interest.asked(name)
         return found
 
     def forget_answered(self, name: OperationName) -> bool:

@@ -6,20 +6,16 @@ import asyncio
 
 import structlog
 
-from gridwright.auth.authenticator import SERVICE_HEADER
 from gridwright.errors import GridwrightError, NotFound
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
 from gridwright.wire.digests import digest_message
-from gridwright.wire.retrying_channel import RetryingChannel
 from gridwright.wire.rpc import Channel
+from gridwright_scheduler.batched_results import BatchedResults
 from gridwright_scheduler.queue.names import ActionKey
 
 log = structlog.get_logger(__name__)
 
-#: Only as the scheduler it may write where no client may.
-_METADATA = ((SERVICE_HEADER, "scheduler"),)
-_MAX_LOOKUPS = 64
+_MAX_LOOKUPS = 128
 _MAX_LATE_WRITES = 1_000
 
 
@@ -37,8 +33,7 @@ class ResultCache:
     def __init__(
         self, channel: Channel, *, lookup_seconds: float, write_seconds: float, late_seconds: float = 30.0
     ) -> None:
-        self._lookups = ActionCacheClient(channel)
-        self._writes = ActionCacheClient(RetryingChannel(channel))
+        self._results = BatchedResults(channel, lookup_seconds=lookup_seconds, write_seconds=late_seconds)
         self._lookup_seconds = lookup_seconds
         self._write_seconds = write_seconds
         self._late_seconds = late_seconds
@@ -59,9 +54,7 @@ class ResultCache:
         try:
             # Also round the wait for a slot: behind a cache that hangs, each would wait for all before it.
             async with asyncio.timeout(self._lookup_seconds), self._slots:
-                result = await self._lookups.get_action_result(
-                    question, timeout=self._lookup_seconds, metadata=_METADATA
-                )
+                result: pb.ActionResult | None = await self._results.get(question)
         except NotFound:
             result = None
         except (GridwrightError, TimeoutError) as error:
@@ -87,6 +80,7 @@ class ResultCache:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+        await self._results.close()
 
     def _complain(self, trouble: Exception | None) -> None:
         """Log that lookups fail once an outage, not once an action."""
@@ -105,6 +99,7 @@ class ResultCache:
             digest_function=int(key.digest.function),  # type: ignore[arg-type]
         )
         try:
-            await self._writes.update_action_result(request, timeout=self._late_seconds, metadata=_METADATA)
+            async with asyncio.timeout(self._late_seconds):
+                await self._results.update(request)
         except (GridwrightError, TimeoutError) as error:
             log.warning("cache_write_failed", action=str(key.digest), error=str(error))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridwright.digest import DigestFunction
 from gridwright.errors import InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from gridwright_scheduler.queue.matching import Assignment, Candidate, IdleWorker, match
+from gridwright_scheduler.queue.matching import Assignment, Candidate, IdleWorker, foremost, match
 from gridwright_scheduler.queue.names import ActionId, BotKey
 from gridwright_scheduler.queue.patience import Patience
 from gridwright_scheduler.queue.platform import (
@@ -43,19 +45,53 @@ def bot(name: str) -> BotKey:
     return BotKey("main", name)
 
 
-def queued(name: str, *properties: tuple[str, str], priority: int = 0, sequence: int = 0) -> Candidate:
-    return Candidate(priority, sequence, ActionId(name), needs(*properties))
+def queued(
+    name: str, *properties: tuple[str, str], priority: int = 0, tag: float = 0.0, sequence: int = 0
+) -> Candidate:
+    return Candidate(priority, tag, sequence, ActionId(name), needs(*properties))
 
 
-def test_the_smaller_priority_and_then_the_older_action_comes_first() -> None:
+@given(st.data())
+def test_a_platform_that_is_not_among_the_foremost_would_be_given_nothing(data: st.DataObject) -> None:
+    wanted = {platform_id(one): one for one in (needs(), needs(LINUX), needs(X86), needs(AVX2), needs(LINUX, X86))}
+    workers = data.draw(
+        st.lists(
+            st.builds(
+                lambda number, has, slots: idle(f"w{number}", *has, slots=slots),
+                st.integers(0, 99),
+                st.sampled_from([(LINUX, X86), (LINUX,), (X86, AVX2), (LINUX, X86, AVX2)]),
+                st.integers(1, 3),
+            ),
+            unique_by=lambda worker: worker.bot,
+            max_size=4,
+        )
+    )
     waiting = [
-        queued("late", priority=0, sequence=9),
-        queued("lazy", priority=5, sequence=1),
-        queued("early", priority=0, sequence=2),
-        queued("urgent", priority=-7, sequence=10),
+        Candidate(priority, tag, sequence, ActionId(f"a{sequence}"), wanted[platform])
+        for sequence, (priority, tag, platform) in enumerate(
+            data.draw(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from(sorted(wanted)))))
+        )
     ]
-    assigned = match([idle("w", slots=3)], waiting)
-    assert [one.action_id for one in assigned] == ["urgent", "early", "late"]
+    heads = {
+        platform: min(one[:3] for one in waiting if one.requirements == requirements)
+        for platform, requirements in wanted.items()
+        if any(one.requirements == requirements for one in waiting)
+    }
+    chosen = foremost(workers, wanted, heads)
+    some = [one for one in waiting if platform_id(one.requirements) in chosen]
+    assert match(workers, some) == match(workers, waiting)
+
+
+def test_the_smaller_priority_then_the_smaller_tag_and_then_the_older_action_comes_first() -> None:
+    waiting = [
+        queued("late", tag=1.0, sequence=9),
+        queued("lazy", priority=5, sequence=1),
+        queued("early", tag=1.0, sequence=2),
+        queued("fair", tag=0.5, sequence=20),
+        queued("urgent", priority=-7, tag=7.0, sequence=10),
+    ]
+    assigned = match([idle("w", slots=4)], waiting)
+    assert [one.action_id for one in assigned] == ["urgent", "fair", "early", "late"]
 
 
 def test_no_worker_gets_more_than_it_has_room_for() -> None:

@@ -24,7 +24,7 @@ ATTEMPT = Attempt("worker-1", queued_at=1000.5, do_not_cache=False, failures=())
 def test_an_action_that_is_to_be_tried_once_is_tried_again_only_if_it_was_not_begun() -> None:
     once = EXECUTING._replace(no_retry=True)
     unseen = settle(once, Retry("worker w left before it began", counted=False, begun=False), max_attempts=5)
-    assert unseen == once._replace(state=ActionState.QUEUED)
+    assert unseen == once._replace(state=ActionState.QUEUED, uncounted=("worker w left before it began",))
     after = settle(once, Retry("worker w is terminating", counted=False), max_attempts=5)
     assert after.state is ActionState.COMPLETED
     assert not after.succeeded
@@ -60,6 +60,19 @@ def test_a_lease_status_means(code: int, exit_code: int | None, verdict: Verdict
 def test_a_worker_that_shuts_down_costs_no_attempt() -> None:
     end = LeaseEnd(code_pb2.UNAVAILABLE, None, names_missing_blobs=False, terminating=True)
     assert judge(end) is Verdict.RETRY_UNCOUNTED
+
+
+def test_a_download_that_failed_in_the_stock_runner_is_looked_into() -> None:
+    lease = bots_pb2.Lease()
+    lease.status.code = code_pb2.INTERNAL
+    lease.status.message = (
+        "execute() threw: std::runtime_error exception thrown at [buildboxcommon_casclient.cpp:1556], "
+        'errMsg = "Failed to download blob, digest=a61/100 code=5 message=blob a61/100 not found"'
+    )
+    attempt = Attempt("worker", queued_at=1.0, do_not_cache=False, failures=())
+    assert isinstance(outcome_of(lease, attempt, terminating=False), CheckInputs)
+    lease.status.message = lease.status.message.replace("code=5", "code=14")
+    assert isinstance(outcome_of(lease, attempt, terminating=False), Retry)
 
 
 def test_a_result_becomes_the_response_and_keeps_what_the_worker_said() -> None:
@@ -150,6 +163,23 @@ def test_an_attempt_that_is_nobodys_fault_is_not_counted() -> None:
     facts = settle(EXECUTING, Retry("worker left", counted=False), max_attempts=1)
     assert facts.state is ActionState.QUEUED
     assert facts.failures == ()
+
+
+def test_what_is_nobodys_fault_does_not_go_on_for_ever() -> None:
+    facts = settle(EXECUTING._replace(leases=1), Retry("worker w1 stopped answering"), max_attempts=2)
+    for number in range(2, 6):
+        facts = facts._replace(state=ActionState.EXECUTING, leases=number)
+        facts = settle(facts, Retry(f"worker w{number} left", counted=False), max_attempts=2)
+        assert facts.state is ActionState.QUEUED
+    facts = facts._replace(state=ActionState.EXECUTING, leases=6)
+    facts = settle(facts, Retry("worker w6 left", counted=False), max_attempts=2)
+    assert facts.state is ActionState.COMPLETED
+    status = pb.ExecuteResponse.FromString(facts.response or b"").status
+    assert status.code == code_pb2.UNAVAILABLE
+    assert status.message == (
+        "gave up after it was given to workers 6 times: worker w1 stopped answering; worker w2 left; worker w3 left; "
+        "worker w4 left; worker w5 left; worker w6 left"
+    )
 
 
 def test_a_cacheable_result_is_announced_after_the_cache_was_written() -> None:

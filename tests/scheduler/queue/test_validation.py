@@ -10,7 +10,7 @@ from gridwright_scheduler.queue.validation import check_platform, timeout_second
 
 
 def test_an_action_without_a_timeout_leaves_it_to_the_server() -> None:
-    """POL-05, POL-08."""
+    """POL-05, POL-07."""
     assert timeout_seconds(pb.Action(), longest_seconds=60) is None
     assert timeout_seconds(pb.Action(timeout={"seconds": 0}), longest_seconds=60) is None
     assert timeout_seconds(pb.Action(timeout={"seconds": 3, "nanos": 500_000_000}), longest_seconds=60) == 3.5
@@ -18,7 +18,7 @@ def test_an_action_without_a_timeout_leaves_it_to_the_server() -> None:
 
 @pytest.mark.parametrize("seconds", [-1, 61, 864_000])
 def test_a_timeout_that_makes_no_sense_is_refused(seconds: int) -> None:
-    """POL-09, ERR-16."""
+    """POL-08, ERR-16."""
     with pytest.raises(InvalidRequest):
         timeout_seconds(pb.Action(timeout={"seconds": seconds}), longest_seconds=60)
 

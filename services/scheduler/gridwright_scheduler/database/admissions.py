@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, insert, or_, select, update
 
 from gridwright.digest import Digest, DigestFunction
 from gridwright.errors import GridwrightError, ResourceExhausted
-from gridwright_scheduler.database.dialect import Upsert, locked
+from gridwright_scheduler.database.dialect import OneOf, Upsert, locked
+from gridwright_scheduler.database.flows import next_tags
+from gridwright_scheduler.database.platforms import PlatformsInUse
+from gridwright_scheduler.database.queue_room import QueueRoom
 from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, Snapshot, snapshot_of
 from gridwright_scheduler.database.schema import (
     IN_FLIGHT,
     KEY,
     LIVE_AND_SHARED,
     actions,
-    in_state,
     operations,
-    platforms,
     request_metadata,
 )
-from gridwright_scheduler.queue.names import ActionId, ActionKey, OperationName, PlatformId
+from gridwright_scheduler.queue.fair_order import Flow, Line
+from gridwright_scheduler.queue.names import ActionId, ActionKey, OperationName
 from gridwright_scheduler.queue.platform import Requirements, platform_id
 from gridwright_scheduler.queue.states import ActionState
 
@@ -67,31 +68,28 @@ class Admitted:
 class Admissions:
     """Puts Execute calls into the tables: as actions of their own, or as one more operation of an equal action."""
 
-    def __init__(self, *, max_queued: int) -> None:
-        self._max_queued = max_queued
-        #: At least as many as are queued; counted anew when it reaches the limit.
-        self._queued_at_most = 0
+    def __init__(self, room: QueueRoom) -> None:
+        self._room = room
         self._last_sequence = 0
-        #: Bounded by the table, which upkeep clears of what no action has.
-        self._known_platforms: set[PlatformId] = set()
+        self._platforms = PlatformsInUse()
 
     def admit(self, connection: Connection, requests: Sequence[Request]) -> Sequence[Admitted | GridwrightError]:
         """Carry out *requests*; those that find the queue full get ResourceExhausted."""
-        room = self._room(connection, len(requests))
+        room = self._room.left(connection, len(requests))
         found = _joinable(connection, [request for request in requests if not request.do_not_cache])
         new: list[Request] = []
-        urgent: list[dict[str, object]] = []
+        urgent: list[tuple[Request, ActionId]] = []
         answers: list[Admitted | GridwrightError] = []
         for request in requests:
             equal = None if request.do_not_cache else found.get(request.key)
             if equal is not None and equal.joinable_by(request):
                 answers.append(Admitted(equal.snapshot, joined=True))
                 if request.priority < equal.priority:
-                    urgent.append({"b_id": equal.snapshot.action_id, "b_priority": request.priority})
+                    urgent.append((request, equal.snapshot.action_id))
                     equal.priority = request.priority
                 continue
             if len(new) >= room:
-                answers.append(_queue_full(self._max_queued))
+                answers.append(_queue_full(self._room.limit))
                 continue
             new.append(request)
             snapshot = Snapshot(request.action_id, request.key.digest, ActionState.QUEUED, request.arrived_at)
@@ -101,48 +99,34 @@ class Admissions:
         elsewhere = self._insert(connection, new)
         if elsewhere:
             answers = [_moved(answer, elsewhere) for answer in answers]
-            urgent = [_moved_row(row, elsewhere) for row in urgent]
+            urgent = [(request, _moved_id(action_id, elsewhere)) for request, action_id in urgent]
         taken = [(request, answer) for request, answer in zip(requests, answers, strict=True) if _is_in(answer)]
         if taken:
             connection.execute(insert(operations), [_operation_row(request, answer) for request, answer in taken])
         if told := [_metadata_row(request) for request, _ in taken if request.request_metadata]:
             connection.execute(insert(request_metadata), told)
         if urgent:
-            connection.execute(_RAISE_PRIORITY, urgent)
+            _raise(connection, urgent)
         return answers
-
-    def _room(self, connection: Connection, wanted: int) -> int:
-        if self._queued_at_most + wanted > self._max_queued:
-            count = select(func.count()).select_from(actions).where(in_state(ActionState.QUEUED))
-            self._queued_at_most = connection.execute(count).scalar_one()
-        return self._max_queued - self._queued_at_most
 
     def _insert(self, connection: Connection, new: Sequence[Request]) -> Mapping[ActionId, Snapshot]:
         """Insert *new*; return, by the ids that were to be, the equal actions that others have inserted meanwhile."""
         if not new:
             return {}
-        unknown = {
-            platform_id(request.requirements): request.requirements
-            for request in new
-            if platform_id(request.requirements) not in self._known_platforms
-        }
-        if unknown:
-            _insert_platforms(connection, unknown)
-        rows = [_action_row(request, self._next_sequence()) for request in new]
+        latest = max(request.arrived_at for request in new)
+        self._platforms.note(connection, [request.requirements for request in new], now=latest)
+        tags = next_tags(connection, [_flow_of(request) for request in new])
+        rows = [_action_row(request, tag, self._next_sequence()) for request, tag in zip(new, tags, strict=True)]
         # In the order of their keys: of two transactions that insert equal actions, one waits for the other.
         rows.sort(key=_order)
         there = set(connection.execute(_INSERT_OR_JOIN.on(connection), rows).scalars())
-        self._queued_at_most += len(new)
+        self._room.came(len(new))
         ours = {request.action_id for request in new}
         return _snapshots_by_own_id(connection, there - ours, new) if there - ours else {}
 
     def committed(self, request: Request) -> None:
         """Remember what is certainly in the tables now."""
-        self._known_platforms.add(platform_id(request.requirements))
-
-    def forget_platforms(self) -> None:
-        """Look again which platforms are in the table: some were deleted."""
-        self._known_platforms.clear()
+        self._platforms.committed(request.requirements, now=request.arrived_at)
 
     def _next_sequence(self) -> int:
         """Return a number that is larger than all before, also than those of before a restart."""
@@ -166,7 +150,7 @@ class _Equal:
 _JOINABLE = locked(
     select(*SNAPSHOT_COLUMNS, actions.c.instance, actions.c.priority, actions.c.finished_at)
     .where(
-        actions.c.hash.in_(bindparam("hashes", expanding=True)),
+        OneOf(actions.c.hash, "hashes"),
         ~actions.c.do_not_cache,
         or_(IN_FLIGHT, and_(actions.c.succeeded, actions.c.finished_at >= bindparam("since"))),
     )
@@ -183,11 +167,14 @@ _INSERT_OR_JOIN = Upsert(
     },
     returning=[actions.c.id],
 )
-_INSERT_PLATFORMS = Upsert(platforms, [platforms.c.id])
+#: In its new line it stands where the call that raises it would stand, or in front of that.
 _RAISE_PRIORITY = (
     update(actions)
     .where(actions.c.id == bindparam("b_id"), actions.c.priority > bindparam("b_priority"))
-    .values(priority=bindparam("b_priority"))
+    .values(
+        priority=bindparam("b_priority"),
+        tag=case((actions.c.tag < bindparam("b_tag"), actions.c.tag), else_=bindparam("b_tag")),
+    )
 )
 
 
@@ -228,26 +215,21 @@ def _moved(answer: Admitted | GridwrightError, elsewhere: Mapping[ActionId, Snap
     return answer
 
 
-def _moved_row(row: dict[str, object], elsewhere: Mapping[ActionId, Snapshot]) -> dict[str, object]:
-    snapshot = elsewhere.get(ActionId(str(row["b_id"])))
-    return row if snapshot is None else {**row, "b_id": snapshot.action_id}
+def _moved_id(action_id: ActionId, elsewhere: Mapping[ActionId, Snapshot]) -> ActionId:
+    return elsewhere[action_id].action_id if action_id in elsewhere else action_id
+
+
+def _raise(connection: Connection, urgent: Sequence[tuple[Request, ActionId]]) -> None:
+    tags = next_tags(connection, [_flow_of(request) for request, _ in urgent])
+    rows = [
+        {"b_id": action_id, "b_priority": request.priority, "b_tag": tag}
+        for (request, action_id), tag in zip(urgent, tags, strict=True)
+    ]
+    connection.execute(_RAISE_PRIORITY, rows)
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[column.name] for column in KEY)
-
-
-def _insert_platforms(connection: Connection, new: dict[PlatformId, Requirements]) -> None:
-    rows = [
-        {
-            "id": identity,
-            "instance": requirements.instance,
-            "properties": json.dumps(requirements.properties),
-            "ours_only": requirements.ours_only,
-        }
-        for identity, requirements in sorted(new.items())
-    ]
-    connection.execute(_INSERT_PLATFORMS.on(connection), rows)
 
 
 def _is_in(answer: Admitted | GridwrightError) -> bool:
@@ -275,7 +257,11 @@ def _metadata_row(request: Request) -> dict[str, object]:
     return {"operation": request.operation, "message": request.request_metadata}
 
 
-def _action_row(request: Request, sequence: int) -> dict[str, object]:
+def _flow_of(request: Request) -> Flow:
+    return Flow(Line(request.key.instance, platform_id(request.requirements), request.priority), request.invocation)
+
+
+def _action_row(request: Request, tag: float, sequence: int) -> dict[str, object]:
     digest = request.key.digest
     return {
         "id": request.action_id,
@@ -287,22 +273,11 @@ def _action_row(request: Request, sequence: int) -> dict[str, object]:
         "do_not_cache": request.do_not_cache,
         "platform_id": platform_id(request.requirements),
         "priority": request.priority,
+        "invocation": request.invocation,
+        "tag": tag,
         "sequence": sequence,
         "timeout_seconds": request.timeout_seconds,
         "no_retry": request.no_retry,
         "queued_at": request.arrived_at,
         "state": int(ActionState.QUEUED),
-    }
-
-
-def requirements_of_row(identity: str, instance: str, properties: str, ours_only: bool) -> Requirements:
-    """Read a row of ``platforms``."""
-    return Requirements(instance, tuple((name, value) for name, value in json.loads(properties)), ours_only)
-
-
-def known_requirements(connection: Connection, ids: Iterable[str]) -> dict[PlatformId, Requirements]:
-    """Return what the platforms *ids* stand for."""
-    rows = connection.execute(select(platforms).where(platforms.c.id.in_(list(ids))))
-    return {
-        PlatformId(row.id): requirements_of_row(row.id, row.instance, row.properties, row.ours_only) for row in rows
     }

@@ -59,6 +59,7 @@ _CANCEL_ACTION = (
         succeeded=False,
         give_up_at=None,
         finished_at=bindparam("b_now"),
+        version=actions.c.version + 1,
     )
 )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from gridwright.errors import Unavailable
+from gridwright_scheduler.database.topics import Topic
 
 T = TypeVar("T")
 
@@ -20,6 +22,9 @@ class Database(Protocol):
     the event loop (SQLite), or on the loop and is interrupted at each statement (PostgreSQL);
     docs/decisions/0004 and 0007 say why.
     """
+
+    #: Whether no other process uses the tables; nobody is to be told of anything then.
+    sole: bool
 
     @abstractmethod
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -43,7 +48,30 @@ class Database(Protocol):
             SQLAlchemyError: it came to nothing.
         """
 
+    @abstractmethod
+    def notify(self, connection: Connection, topics: Collection[Topic]) -> None:
+        """Tell the other users of the tables, as the transaction of *connection* commits, to look at *topics*."""
+
+    @abstractmethod
+    async def listen(self, heard: Callable[[Topic], None]) -> None:
+        """Call *heard* with each topic that another user of the tables notifies of, until cancelled.
+
+        It is called with every topic whenever a notice may have been missed.
+        """
+
 
 def no_answer() -> Unavailable:
     """Return what callers hear when a transaction came to nothing."""
     return Unavailable("the scheduler's database does not answer; try again")
+
+
+async def reading(database: Database, work: Callable[[Connection], T]) -> T:
+    """Return what *work* reads.
+
+    Raises:
+        Unavailable: the database is.
+    """
+    try:
+        return await database.read(work)
+    except SQLAlchemyError as error:
+        raise no_answer() from error

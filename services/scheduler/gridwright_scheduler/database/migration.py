@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -12,9 +13,13 @@ from sqlalchemy import Connection, inspect
 
 from gridwright.errors import ConfigurationError
 
+log = structlog.get_logger(__name__)
+
 _SCRIPTS = Path(__file__).with_name("migrations")
 #: The form of tables that were made before there were migrations.
 _BEFORE_MIGRATIONS = "0001"
+#: The form that this version works with: the newest.
+WANTED = "head"
 _VERB = "gridwright-scheduler migrate"
 
 
@@ -26,7 +31,7 @@ def prepare(connection: Connection, *, migrate: bool) -> None:
     """
     scripts = ScriptDirectory(str(_SCRIPTS))
     known = {script.revision for script in scripts.walk_revisions()}
-    wanted = scripts.get_current_head()
+    wanted = scripts.as_revision_number(WANTED)
     found = MigrationContext.configure(connection).get_current_revision()
     if found == wanted:
         return
@@ -46,4 +51,5 @@ def prepare(connection: Connection, *, migrate: bool) -> None:
     config.attributes["connection"] = connection
     if found is None and inspect(connection).has_table("actions"):
         command.stamp(config, _BEFORE_MIGRATIONS)
-    command.upgrade(config, "head")
+    command.upgrade(config, WANTED)
+    log.info("tables_migrated", found=found or "none", now=wanted)

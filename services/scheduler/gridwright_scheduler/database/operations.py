@@ -20,14 +20,16 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    update,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from gridwright_scheduler.database.dialect import locked
 from gridwright_scheduler.database.engine import Database, no_answer
-from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, OperationRecord, Snapshot, snapshot_of
+from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, OperationRecord, snapshot_of
 from gridwright_scheduler.database.schema import IN_FLIGHT, actions, in_state, operations, request_metadata
 from gridwright_scheduler.operation_filter import Condition, Field, OperationFilter
-from gridwright_scheduler.queue.names import ActionId, OperationName
+from gridwright_scheduler.queue.names import OperationName
 from gridwright_scheduler.queue.states import ActionState
 
 T = TypeVar("T")
@@ -40,7 +42,6 @@ _ONE = (
     .outerjoin(request_metadata, request_metadata.c.operation == operations.c.name)
     .where(operations.c.name == bindparam("name"))
 )
-_SNAPSHOTS = select(*SNAPSHOT_COLUMNS).where(actions.c.id.in_(bindparam("ids", expanding=True)))
 _OF_INVOCATION = (
     select(operations.c.name)
     .where(
@@ -56,6 +57,31 @@ _WAITING_OF_INVOCATION = (
     .where(operations.c.cancelled_at.is_(None), IN_FLIGHT)
     .order_by(operations.c.created_at, operations.c.name)
     .limit(bindparam("limit"))
+)
+#: Until somebody comes back to it, the interest in an operation is as old as itself.
+_UNATTENDED = (
+    select(operations.c.name)
+    .join_from(operations, actions)
+    .where(
+        IN_FLIGHT,
+        operations.c.cancelled_at.is_(None),
+        operations.c.attended_at < bindparam("before"),
+        operations.c.created_at < bindparam("before"),
+    )
+    .limit(bindparam("limit"))
+)
+#: What another scheduler writes to at this moment it attends to, or cancels.
+_ATTENDED = locked(
+    select(operations.c.name).where(
+        operations.c.name.in_(bindparam("names", expanding=True)),
+        operations.c.attended_at < bindparam("before"),
+        operations.c.created_at < bindparam("before"),
+    ),
+    operations,
+    skip=True,
+)
+_ATTEND = (
+    update(operations).where(operations.c.name.in_(_ATTENDED.scalar_subquery())).values(attended_at=bindparam("now"))
 )
 _DELETE = delete(operations).where(operations.c.name == bindparam("operation"))
 
@@ -112,17 +138,22 @@ class Operations:
         wanted = {"instance": instance, "invocation": invocation}
         return await self._read(lambda connection: connection.execute(_OF_INVOCATION, wanted).first()) is not None
 
-    async def snapshots(self, ids: Collection[ActionId]) -> Sequence[Snapshot]:
-        """Return those of the actions *ids* that there are."""
-        wanted = {"ids": list(ids)}
-        rows = await self._read(lambda connection: connection.execute(_SNAPSHOTS, wanted).all())
-        return [snapshot_of(row) for row in rows]
+    async def unattended(self, *, before: float, limit: int) -> Sequence[OperationName]:
+        """Return at most *limit* of the operations that go on, though nobody was interested in them since *before*."""
+        wanted = {"before": before, "limit": limit}
+        rows = await self._read(lambda connection: connection.execute(_UNATTENDED, wanted).all())
+        return [OperationName(row.name) for row in rows]
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         try:
             return await self._database.read(work)
         except SQLAlchemyError as error:
             raise no_answer() from error
+
+
+def attend(connection: Connection, names: Collection[OperationName], *, before: float, now: float) -> None:
+    """Write that somebody is interested *now* in the operations *names*, where that was last written *before*."""
+    connection.execute(_ATTEND, {"names": list(names), "before": before, "now": now})
 
 
 def forget_operation(connection: Connection, name: OperationName) -> bool:

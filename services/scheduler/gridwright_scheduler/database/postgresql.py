@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -20,6 +21,8 @@ from gridwright.errors import ConfigurationError
 from gridwright_scheduler.config import DatabaseSettings
 from gridwright_scheduler.database.engine import Database
 from gridwright_scheduler.database.migration import prepare
+from gridwright_scheduler.database.postgresql_notices import CHANNEL, NoticeConnection
+from gridwright_scheduler.database.topics import Topic
 
 log = structlog.get_logger(__name__)
 
@@ -29,36 +32,47 @@ T = TypeVar("T")
 _CONNECT_SECONDS = 5.0
 #: Bounds each statement; those of a turn take milliseconds.
 _STATEMENT_SECONDS = 10.0
-#: How long a server that is not there, or another scheduler that is about to end, is waited for at the start.
+#: A scheduler that is stopped in a transaction, or whose machine is gone, keeps its locks for so long, and all others
+#: waiting; these give a statement up only after that.
+_IDLE_SECONDS = 4.0
+#: How long a server that is not there is waited for at the start.
 _START_SECONDS = 30.0
-#: How long another scheduler is waited for whenever the connection that writes is new.
-_SOLE_USE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 #: How often a transaction is run that others got in the way of.
 _TRIES = 4
-#: Held by the scheduler that writes; and by whoever migrates. Numbers that mean nothing, of which each database has
-#: its own.
-_SOLE_USE = 7_361_001
+#: Held by whoever migrates. A number that means nothing, of which each database has its own.
 _MIGRATING = 7_361_002
 
 #: Classes of SQLSTATE that say something of the server, and nothing of the statement: connection, read-only or idle
 #: transaction, authorization, resources, operator, system, internal.
 _SERVER_FAULTS = ("08", "25", "28", "3D", "53", "55", "57", "58", "F0", "XX")
-#: Serialization failure and deadlock: the same transaction may well succeed now.
-_CONFLICTS = ("40001", "40P01")
+#: Serialization failure, deadlock, lock not available: the same transaction may well succeed now.
+_CONFLICTS = ("40001", "40P01", "55P03")
+
+
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', topic) FROM unnest(:topics) AS topic").bindparams(
+    bindparam("topics", type_=ARRAY(Text))
+)
+#: Of the transaction, as connections of a pooler are others', too.
+_BOUND_IDLENESS = text("SELECT set_config('idle_in_transaction_session_timeout', :milliseconds, true)")
 
 
 class PostgresqlDatabase(Database):
-    """A server, with one connection that writes and a few that read.
+    """A server, with one connection that writes, a few that read, and one on which others are heard.
 
-    The connection that writes holds a lock of the server's for as long as it lasts: two
-    schedulers would give the same action to two workers. Behind a pooler that shares
-    connections out by the transaction there is no such lock.
+    Nothing is kept in a connection from one transaction to the next, so that a pooler may
+    stand in between; *notices* go past it.
+
+    Args:
+        pooled: a pooler is in between.
     """
 
-    def __init__(self, engine: AsyncEngine, *, readers: int, sole_use: bool) -> None:
+    sole = False
+
+    def __init__(self, engine: AsyncEngine, notices: NoticeConnection, *, readers: int, pooled: bool) -> None:
         self._engine = engine
-        self._sole_use = sole_use
+        self._notices = notices
+        self._pooled = pooled
         self._writing = asyncio.Lock()
         self._reading = asyncio.Semaphore(readers)
         self._writer: AsyncConnection | None = None
@@ -69,6 +83,12 @@ class PostgresqlDatabase(Database):
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._to_its_end(self._read(work))
+
+    def notify(self, connection: Connection, topics: Collection[Topic]) -> None:
+        connection.execute(_NOTIFY, {"topics": sorted(topics)})
+
+    async def listen(self, heard: Callable[[Topic], None]) -> None:
+        await self._notices.listen(heard)
 
     async def close(self) -> None:
         """End what runs, and hang up."""
@@ -91,22 +111,27 @@ class PostgresqlDatabase(Database):
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         async with self._writing:
-            tries = 0
+            tries = broken = 0
             while True:
                 tries += 1
-                fresh = self._writer is None
-                at_commit = False
+                connected = at_commit = False
                 try:
                     with _faults_as_operational_errors():
                         connection = await self._connected()
+                        connected = True
                         async with connection.begin():
+                            if self._pooled:
+                                await connection.execute(_BOUND_IDLENESS, {"milliseconds": _idle_milliseconds()})
                             result = await connection.run_sync(work)
                             at_commit = True
                         return result
-                except OperationalError:
+                except OperationalError as error:
                     await self._hang_up()
-                    # One that was idle may have broken long ago; what became of a COMMIT without an answer is unknown.
-                    if fresh or at_commit:
+                    broken += 1
+                    # One that was idle may have broken long ago, and so may the next, if it was made since; then the
+                    # pool drops them all. What became of a COMMIT without an answer is unknown.
+                    enough = 2 if isinstance(error.orig, TimeoutError) else 3
+                    if not connected or at_commit or broken == enough:
                         raise
                 except DBAPIError as error:
                     if _sqlstate(error) not in _CONFLICTS or tries == _TRIES:
@@ -135,14 +160,10 @@ class PostgresqlDatabase(Database):
 
     async def _connected(self) -> AsyncConnection:
         if self._writer is None:
-            connection = await self._engine.connect()
-            try:
-                if self._sole_use:
-                    await _take_lock(connection)
-            except BaseException:
-                await _drop(connection)
-                raise
-            self._writer = connection
+            self._writer = await self._engine.connect()
+            driver = (await self._writer.get_raw_connection()).driver_connection
+            # The server says with each notice whose it is; a pooler makes numbers up.
+            self._notices.ours = None if self._pooled or driver is None else driver.get_server_pid()
         return self._writer
 
     async def _hang_up(self) -> None:
@@ -152,28 +173,13 @@ class PostgresqlDatabase(Database):
 
 
 async def _drop(connection: AsyncConnection) -> None:
-    """End *connection*, which does not go back to the pool: the lock goes with it."""
+    """End *connection*, which does not go back to the pool: nobody knows what state it is in."""
     try:
         with _faults_as_operational_errors():
             await connection.invalidate()
             await connection.close()
     except OperationalError as error:
         log.info("database_connection_was_broken", error=str(error))
-
-
-class _Occupied(Exception):
-    """Another scheduler writes to this database."""
-
-
-async def _take_lock(connection: AsyncConnection) -> None:
-    give_up = time.monotonic() + _SOLE_USE_SECONDS
-    query = text("SELECT pg_try_advisory_lock(:key)")
-    while not (await connection.execute(query, {"key": _SOLE_USE})).scalar_one():
-        await connection.rollback()
-        if time.monotonic() > give_up:
-            raise OperationalError("pg_try_advisory_lock", None, _Occupied("another scheduler uses this database"))
-        await asyncio.sleep(_POLL_SECONDS)
-    await connection.commit()
 
 
 @contextmanager
@@ -184,7 +190,8 @@ def _faults_as_operational_errors() -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error, OperationalError):
             raise
-        if error.connection_invalidated or (_sqlstate(error) or "").startswith(_SERVER_FAULTS):
+        state = _sqlstate(error) or ""
+        if error.connection_invalidated or (state.startswith(_SERVER_FAULTS) and state not in _CONFLICTS):
             raise OperationalError(error.statement, None, error.orig or error) from error
         raise
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
@@ -200,7 +207,7 @@ async def open_postgresql(settings: DatabaseSettings) -> AsyncIterator[Database]
     """Open the database, once its server is there, its tables brought up to date if *settings* say so.
 
     Raises:
-        ConfigurationError: nobody answers, we are not let in, another scheduler is there, or the tables are not ours.
+        ConfigurationError: nobody answers, we are not let in, or the tables are not ours.
     """
     if settings.migrates_at_start:
         await migrate_postgresql(settings)
@@ -212,7 +219,10 @@ async def open_postgresql(settings: DatabaseSettings) -> AsyncIterator[Database]
         max_overflow=0,
         pool_timeout=_CONNECT_SECONDS,
     )
-    database = PostgresqlDatabase(engine, readers=settings.pool_size - 1, sole_use=settings.prepared_statements)
+    notices = NoticeConnection(_connector(settings, settings.notify_url or settings.url, statement_seconds=None))
+    database = PostgresqlDatabase(
+        engine, notices, readers=settings.pool_size - 1, pooled=not settings.prepared_statements
+    )
     try:
         await _patiently(lambda: database.write(lambda connection: prepare(connection, migrate=False)))
         yield database
@@ -260,10 +270,6 @@ async def _patiently(start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             return await start()
         except OperationalError as error:
-            if isinstance(error.orig, _Occupied):
-                raise ConfigurationError(
-                    "scheduler.database.url: another scheduler uses this database; give each its own"
-                ) from None
             state = getattr(error.orig, "sqlstate", None) or ""
             hopeless = state.startswith(("28", "3D")) or isinstance(error.orig, ValueError)
             if hopeless or time.monotonic() > give_up:
@@ -278,15 +284,18 @@ async def _patiently(start: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _engine(settings: DatabaseSettings, *, statement_seconds: float | None, **pool: Any) -> AsyncEngine:
-    driver: dict[str, Any] = {"async_creator_fn": _creator(settings, statement_seconds=statement_seconds)}
+    connector = _connector(settings, settings.url, statement_seconds=statement_seconds)
+    driver: dict[str, Any] = {"async_creator_fn": connector}
     if not settings.prepared_statements:
         # Without a name a statement lasts until the next one, and is in no other connection's way.
         driver |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
     return create_async_engine("postgresql+asyncpg://", connect_args=driver, **pool)
 
 
-def _creator(settings: DatabaseSettings, *, statement_seconds: float | None) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Return what makes a connection; the driver itself reads the URL, which may say all that libpq's may."""
+def _connector(
+    settings: DatabaseSettings, url: str, *, statement_seconds: float | None
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return what makes a connection; the driver itself reads *url*, which may say all that libpq's may."""
     options: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "command_timeout": statement_seconds}
     if not settings.prepared_statements:
         options["statement_cache_size"] = 0
@@ -297,6 +306,18 @@ def _creator(settings: DatabaseSettings, *, statement_seconds: float | None) -> 
     options["server_settings"] = {"application_name": "gridwright-scheduler"}
 
     async def connect(*_: Any, **__: Any) -> Any:
-        return await asyncpg.connect(settings.url, **options)
+        connection = await asyncpg.connect(url, **options)
+        if settings.prepared_statements and statement_seconds is not None:
+            # Not at the connect: a pooler, of which we may not have been told, would refuse that.
+            await connection.execute(
+                f"SET idle_in_transaction_session_timeout = {_idle_milliseconds()}; "
+                # Whoever waits for a locked row has to see what it became.
+                "SET default_transaction_isolation = 'read committed'"
+            )
+        return connection
 
     return connect
+
+
+def _idle_milliseconds() -> str:
+    return str(int(_IDLE_SECONDS * 1000))

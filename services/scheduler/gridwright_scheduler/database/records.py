@@ -29,6 +29,8 @@ class Snapshot:
     response: bytes = b""
     #: A serialised ExecutedActionMetadata that the worker has sent meanwhile.
     progress: bytes = b""
+    #: Of two snapshots of an action, the one with the larger number is newer.
+    version: int = 0
 
 
 class OperationRecord(NamedTuple):
@@ -59,10 +61,24 @@ class Leased:
     give_up_at: float
     #: The bots that failed it.
     avoid: tuple[str, ...] = ()
+    #: What became of leases that do not count as attempts.
+    uncounted: tuple[str, ...] = ()
+    #: Of which of the action's leases this is; the others settle nothing.
+    fence: int = 0
+    #: That of the action at the moment.
+    version: int = 0
+    leased_at: float = 0.0
 
     def snapshot(self) -> Snapshot:
         """Return what clients see of it."""
-        return Snapshot(self.action_id, self.key.digest, ActionState.EXECUTING, self.queued_at, self.bot.bot_id)
+        return Snapshot(
+            self.action_id,
+            self.key.digest,
+            ActionState.EXECUTING,
+            self.queued_at,
+            self.bot.bot_id,
+            version=self.version,
+        )
 
 
 SNAPSHOT_COLUMNS = (
@@ -74,6 +90,8 @@ SNAPSHOT_COLUMNS = (
     actions.c.queued_at,
     actions.c.bot_id,
     actions.c.response,
+    actions.c.progress,
+    actions.c.version,
 )
 
 LEASED_COLUMNS = (
@@ -90,6 +108,9 @@ LEASED_COLUMNS = (
     actions.c.failures,
     actions.c.give_up_at,
     actions.c.avoid,
+    actions.c.fence,
+    actions.c.version,
+    actions.c.leased_at,
 )
 
 
@@ -104,11 +125,15 @@ def snapshot_of(row: Row[*tuple[Any, ...]]) -> Snapshot:
         "" if state is ActionState.QUEUED else row.bot_id or "",
         # A COMPLETING action has one already that nobody may see yet.
         row.response if state is ActionState.COMPLETED else b"",
+        # That of the last lease stays there.
+        (row.progress or b"") if state in (ActionState.EXECUTING, ActionState.COMPLETING) else b"",
+        row.version,
     )
 
 
 def leased_of(row: Row[*tuple[Any, ...]]) -> Leased:
     """Read LEASED_COLUMNS of an action that has, or had, a lease."""
+    failures, uncounted = load_failures(row.failures)
     return Leased(
         ActionId(row.id),
         LeaseId(row.lease_id),
@@ -117,10 +142,27 @@ def leased_of(row: Row[*tuple[Any, ...]]) -> Leased:
         row.action,
         row.do_not_cache,
         row.queued_at,
-        load_texts(row.failures),
+        failures,
         row.give_up_at,
         load_texts(row.avoid),
+        uncounted,
+        row.fence,
+        row.version,
+        row.leased_at or 0.0,
     )
+
+
+def load_failures(stored: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read ``actions.failures``: what counts as attempts, and what does not, which is a list of one there."""
+    if stored == "[]":
+        return (), ()
+    told = json.loads(stored)
+    return tuple(one for one in told if isinstance(one, str)), tuple(one[0] for one in told if isinstance(one, list))
+
+
+def dump_failures(counted: Sequence[str], uncounted: Sequence[str]) -> str:
+    """Return what ``actions.failures`` holds for these."""
+    return json.dumps([*counted, *([one] for one in uncounted)]) if counted or uncounted else "[]"
 
 
 def load_texts(stored: str) -> tuple[str, ...]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
-from gridwright_scheduler.database.admissions import known_requirements
-from gridwright_scheduler.database.dialect import locked
-from gridwright_scheduler.database.records import LEASED_COLUMNS, Leased, Snapshot, dump_texts, leased_of
+from gridwright_scheduler.database.dialect import OneOf, locked
+from gridwright_scheduler.database.platforms import known_requirements
+from gridwright_scheduler.database.records import (
+    LEASED_COLUMNS,
+    Leased,
+    Snapshot,
+    dump_failures,
+    dump_texts,
+    leased_of,
+)
 from gridwright_scheduler.database.schema import actions, in_state
-from gridwright_scheduler.queue.names import LeaseId, PlatformId
+from gridwright_scheduler.queue.names import BotKey, LeaseId, PlatformId, ReplicaId, fence_of
 from gridwright_scheduler.queue.platform import Requirements
-from gridwright_scheduler.queue.settling import Facts, Outcome, settle
+from gridwright_scheduler.queue.settling import Facts, Outcome, concerns, settle
 from gridwright_scheduler.queue.states import ActionState
 
 
@@ -23,6 +30,8 @@ class Settlement(NamedTuple):
 
     lease_id: LeaseId
     outcome: Outcome
+    #: Who says so, and must have the lease; None: the scheduler itself.
+    bot: BotKey | None = None
 
 
 class Settled(NamedTuple):
@@ -34,6 +43,8 @@ class Settled(NamedTuple):
     response: bytes | None
     #: What it needs of a bot, of an action that is queued again.
     requirements: Requirements | None
+    #: Whether its bot may still be at it.
+    taken: bool = False
 
 
 #: Locked, so that a lease which is the current one here still is when its end is written.
@@ -47,11 +58,23 @@ _FACTS = locked(
         actions.c.no_retry,
     )
     .where(
-        actions.c.lease_id.in_(bindparam("leases", expanding=True)),
+        OneOf(actions.c.lease_id, "leases"),
         in_state(ActionState.EXECUTING, ActionState.COMPLETING),
     )
     .order_by(actions.c.id),
     actions,
+)
+#: Of those that change in nothing else, which is half of all: what they came to was stored before.
+_ANNOUNCE = (
+    update(actions)
+    .where(OneOf(actions.c.id, "b_ids"))
+    .values(
+        state=int(ActionState.COMPLETED),
+        give_up_at=None,
+        finished_at=bindparam("b_now"),
+        owner=None,
+        version=actions.c.version + 1,
+    )
 )
 _SETTLE = (
     update(actions)
@@ -65,6 +88,8 @@ _SETTLE = (
         succeeded=bindparam("b_succeeded"),
         give_up_at=bindparam("b_give_up_at"),
         finished_at=bindparam("b_finished_at"),
+        owner=bindparam("b_owner"),
+        version=actions.c.version + 1,
     )
 )
 
@@ -76,50 +101,78 @@ def settle_all(
     max_attempts: int,
     completing_seconds: float,
     avoid_seconds: float,
+    owner: ReplicaId,
     now: float,
 ) -> Sequence[Settled | None]:
-    """Carry *settlements* out; None for one whose lease is no longer the current one, which changes nothing.
+    """Carry *settlements* out; None for one whose lease is no longer the current one, or that comes too late.
 
-    *completing_seconds* is how long a COMPLETING action has before somebody looks after it again,
-    *avoid_seconds* how long an action waits for another bot than those that failed it.
+    A lease is the current one if its name, its fence and its bot are those of the row, which stays locked. *owner* is
+    who carries the actions on that become COMPLETING, *completing_seconds* how long these have before somebody looks
+    after them again, *avoid_seconds* how long an action waits for another bot than those that failed it.
     """
     rows = connection.execute(_FACTS, {"leases": list({one.lease_id for one in settlements})})
     facts = {LeaseId(row.lease_id): row for row in rows}
     settled: list[Settled | None] = []
     changed: list[dict[str, object]] = []
+    announced: list[str] = []
     requeued: list[tuple[int, PlatformId]] = []
-    for lease_id, outcome in settlements:
-        row = facts.pop(lease_id, None)  # the first of two that say something of one lease has its way
-        if row is None:
+    for settlement in settlements:
+        row = facts.get(settlement.lease_id)
+        if row is None or not _is_current(row, settlement):
             settled.append(None)
             continue
+        del facts[settlement.lease_id]  # the first of two that say something of one lease has its way
         leased = leased_of(row)
-        before = Facts(ActionState(row.state), leased.failures, row.response, row.succeeded, row.no_retry)
-        after = settle(before, outcome, max_attempts=max_attempts)
+        before = Facts(
+            ActionState(row.state),
+            leased.failures,
+            row.response,
+            row.succeeded,
+            row.no_retry,
+            leased.uncounted,
+            leased.fence,
+        )
+        if not concerns(settlement.outcome, before, told=settlement.bot is not None):
+            settled.append(_told_again(row, leased, settlement))
+            continue
+        after = settle(before, settlement.outcome, max_attempts=max_attempts)
         done = after.state is ActionState.COMPLETED
+        only_state = done and after._replace(state=before.state) == before
+        completing = after.state is ActionState.COMPLETING
         avoid = leased.avoid
         if after.failures != leased.failures and leased.bot.bot_id not in avoid:
             avoid = (*avoid, leased.bot.bot_id)
         if after.state is ActionState.QUEUED:
             requeued.append((len(settled), PlatformId(row.platform_id)))
-        changed.append(
-            {
-                "b_id": row.id,
-                "b_state": int(after.state),
-                "b_failures": dump_texts(after.failures),
-                "b_avoid": dump_texts(avoid),
-                "b_avoid_until": _avoid_until(avoid, after.state, now, avoid_seconds),
-                "b_response": after.response,
-                "b_succeeded": after.succeeded,
-                "b_give_up_at": now + completing_seconds if after.state is ActionState.COMPLETING else None,
-                "b_finished_at": now if done else None,
-            }
-        )
+        if only_state:
+            announced.append(row.id)
+        else:
+            changed.append(
+                {
+                    "b_id": row.id,
+                    "b_state": int(after.state),
+                    "b_failures": dump_failures(after.failures, after.uncounted),
+                    "b_avoid": dump_texts(avoid),
+                    "b_avoid_until": _avoid_until(avoid, after.state, now, avoid_seconds),
+                    "b_response": after.response,
+                    "b_succeeded": after.succeeded,
+                    "b_give_up_at": now + completing_seconds if completing else None,
+                    "b_finished_at": now if done else None,
+                    "b_owner": owner if completing else None,
+                }
+            )
         worker = "" if after.state is ActionState.QUEUED else leased.bot.bot_id
         snapshot = replace(
-            leased.snapshot(), state=after.state, worker=worker, response=(after.response or b"") if done else b""
+            leased.snapshot(),
+            state=after.state,
+            worker=worker,
+            response=(after.response or b"") if done else b"",
+            version=leased.version + 1,
         )
-        settled.append(Settled(leased, snapshot, None if done else after.response, None))
+        taken = settlement.bot is None and before.state is ActionState.EXECUTING
+        settled.append(Settled(leased, snapshot, None if done else after.response, None, taken))
+    if announced:
+        connection.execute(_ANNOUNCE, {"b_ids": announced, "b_now": now})
     if changed:
         connection.execute(_SETTLE, changed)
     if requeued:
@@ -129,6 +182,19 @@ def settle_all(
             assert one is not None
             settled[index] = one._replace(requirements=needs[platform])
     return settled
+
+
+def _is_current(row: Row[*tuple[Any, ...]], settlement: Settlement) -> bool:
+    lease_id, _, bot = settlement
+    return fence_of(lease_id) == row.fence and bot in (None, BotKey(row.instance, row.bot_id))
+
+
+def _told_again(row: Row[*tuple[Any, ...]], leased: Leased, settlement: Settlement) -> Settled | None:
+    """Return a COMPLETING action as it is if its bot tells of it: who heard that first may have perished over it."""
+    if settlement.bot is None:
+        return None
+    snapshot = replace(leased.snapshot(), state=ActionState.COMPLETING)
+    return Settled(leased, snapshot, row.response, None)
 
 
 def _avoid_until(avoid: Sequence[str], state: ActionState, now: float, avoid_seconds: float) -> float | None:

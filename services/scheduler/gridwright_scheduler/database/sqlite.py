@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from gridwright.errors import ConfigurationError
 from gridwright.file_lock import try_lock
 from gridwright_scheduler.database.engine import Database
 from gridwright_scheduler.database.migration import prepare
+from gridwright_scheduler.database.topics import Topic
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ class SqliteDatabase(Database):
     docs/decisions/0004-sqlite-in-a-thread-of-its-own.md.
     """
 
+    sole = True
+
     def __init__(self, engine: Engine) -> None:
         self._writer = _Lane(engine, begin="BEGIN IMMEDIATE")
         self._reader = _Lane(engine, begin="BEGIN")
@@ -40,6 +43,12 @@ class SqliteDatabase(Database):
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._reader.run(work)
+
+    def notify(self, connection: Connection, topics: Collection[Topic]) -> None:
+        """There is nobody to tell."""
+
+    async def listen(self, heard: Callable[[Topic], None]) -> None:
+        """There is nobody to hear of."""
 
     async def close(self) -> None:
         """End what runs, and close the file."""

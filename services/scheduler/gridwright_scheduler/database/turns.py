@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -13,6 +14,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gridwright.errors import GridwrightError
 from gridwright_scheduler.database.engine import Database, no_answer
+from gridwright_scheduler.database.replicas import Replica
+from gridwright_scheduler.database.topics import Topic
+from gridwright_scheduler.database.turn_locks import Touched, lock_first
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +36,17 @@ class Batch(Protocol):
 
         Runs beside the event loop: all that it needs of the loop's was taken with the batch.
         """
+
+    def touched(self) -> Touched:
+        """Return the actions that :meth:`apply` may wait for."""
+        return Touched()
+
+    def topics(self, so_far: Set[Topic]) -> Set[Topic]:
+        """Return what other replicas are to look at when this is durable, *so_far* being what the batches before want.
+
+        It is asked right after :meth:`apply`, and may also take out what this batch has seen to.
+        """
+        return so_far
 
     @abstractmethod
     def committed(self) -> None:
@@ -60,10 +75,14 @@ class Turns:
     While a turn runs, work for the next one gathers: the busier the scheduler, the larger
     the transactions, and an idle one answers at once. There is one writer per process,
     which is what SQLite wants, too.
+
+    Args:
+        replica: who takes the turns; None: somebody who has the database to himself.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self._database = database
+        self.replica = replica or Replica()
         self._steps: list[Step] = []
         self._wanted = asyncio.Event()
 
@@ -107,8 +126,14 @@ class Turns:
 
     async def _transaction(self, batches: Sequence[Batch]) -> None:
         def apply(connection: Connection) -> None:
+            topics: Set[Topic] = frozenset()
+            if not self.replica.alone:
+                lock_first(connection, [batch.touched() for batch in batches])
             for batch in batches:
                 batch.apply(connection)
+                topics = batch.topics(topics)
+            if topics and not self.replica.alone:
+                self._database.notify(connection, topics)
 
         await self._database.write(apply)
         for batch in batches:
@@ -124,6 +149,8 @@ class Commands(Step, Generic[C, R]):
         taken: hears of each command when the turn that it is part of begins.
         committed: hears of each command and its result when they are durable, before
             whoever sent it, and also if that one has gone away.
+        topics: says from the results, after *apply* and beside the event loop, what other replicas are to look at.
+        touched: says which actions commands are about.
     """
 
     def __init__(
@@ -133,16 +160,19 @@ class Commands(Step, Generic[C, R]):
         *,
         taken: Callable[[C], None] | None = None,
         committed: Callable[[C, R], None] | None = None,
+        topics: Callable[[Sequence[R | GridwrightError]], Collection[Topic]] | None = None,
+        touched: Callable[[Sequence[C]], Touched] | None = None,
     ) -> None:
         self._turns = turns
-        self._apply = apply
+        self._work = _Work(apply, committed, topics, touched)
         self._taken = taken
-        self._committed = committed
         self._waiting: list[tuple[C, asyncio.Future[R]]] = []
         turns.add(self)
 
-    def send(self, command: C) -> asyncio.Future[R]:
+    def send(self, command: C, *, within_seconds: float = 0.0) -> asyncio.Future[R]:
         """Have *command* carried out in the next turn, whether or not anybody waits for its result.
+
+        Nothing but commands that may wait for *within_seconds* makes a turn begin only then.
 
         To wait for it as well, await the future under ``asyncio.shield``. It fails with
         Unavailable when the database does, or with the error that the command ends in.
@@ -150,7 +180,10 @@ class Commands(Step, Generic[C, R]):
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
         self._waiting.append((command, future))
-        self._turns.want()
+        if within_seconds:
+            future.get_loop().call_later(within_seconds, self._turns.want)
+        else:
+            self._turns.want()
         return future
 
     async def __call__(self, command: C) -> R:
@@ -167,31 +200,43 @@ class Commands(Step, Generic[C, R]):
         if self._taken is not None:
             for command, _ in taken:
                 self._taken(command)
-        return _CommandBatch(taken, self._apply, self._committed)
+        return _CommandBatch(taken, self._work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work(Generic[C, R]):
+    """What is done with commands of one kind."""
+
+    apply: Callable[[Connection, Sequence[C]], Sequence[R | GridwrightError]]
+    committed: Callable[[C, R], None] | None
+    topics: Callable[[Sequence[R | GridwrightError]], Collection[Topic]] | None
+    touched: Callable[[Sequence[C]], Touched] | None
 
 
 class _CommandBatch(Batch, Generic[C, R]):
-    def __init__(
-        self,
-        commands: Sequence[tuple[C, asyncio.Future[R]]],
-        apply: Callable[[Connection, Sequence[C]], Sequence[R | GridwrightError]],
-        committed: Callable[[C, R], None] | None,
-    ) -> None:
+    def __init__(self, commands: Sequence[tuple[C, asyncio.Future[R]]], work: _Work[C, R]) -> None:
         self._commands = commands
-        self._apply = apply
-        self._on_commit = committed
+        self._work = work
         self._results: Sequence[R | GridwrightError] = ()
 
     def apply(self, connection: Connection) -> None:
-        self._results = self._apply(connection, [command for command, _ in self._commands])
+        self._results = self._work.apply(connection, [command for command, _ in self._commands])
+
+    def touched(self) -> Touched:
+        if self._work.touched is None:
+            return Touched()
+        return self._work.touched([command for command, _ in self._commands])
+
+    def topics(self, so_far: Set[Topic]) -> Set[Topic]:
+        return so_far if self._work.topics is None else so_far | set(self._work.topics(self._results))
 
     def committed(self) -> None:
         for (command, future), result in zip(self._commands, self._results, strict=True):
             if isinstance(result, GridwrightError):
                 future.set_exception(result)
                 continue
-            if self._on_commit is not None:
-                self._on_commit(command, result)
+            if self._work.committed is not None:
+                self._work.committed(command, result)
             future.set_result(result)
 
     def failed(self, error: GridwrightError) -> None:
@@ -199,7 +244,7 @@ class _CommandBatch(Batch, Generic[C, R]):
             future.set_exception(error)
 
     def parts(self) -> Sequence[Batch]:
-        return [_CommandBatch([command], self._apply, self._on_commit) for command in self._commands]
+        return [_CommandBatch([command], self._work) for command in self._commands]
 
 
 def _retrieve(future: asyncio.Future[R]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import NamedTuple
 
-from gridwright_scheduler.queue.names import ActionId, BotKey
+from gridwright_scheduler.queue.names import ActionId, BotKey, PlatformId, SessionName
 from gridwright_scheduler.queue.platform import Offer, Requirements, serves
 
 
@@ -16,6 +17,8 @@ class IdleWorker(NamedTuple):
     bot: BotKey
     offer: Offer
     free_slots: int
+    #: The session in which it waits.
+    session: SessionName = SessionName("")
 
 
 class Candidate(NamedTuple):
@@ -23,7 +26,9 @@ class Candidate(NamedTuple):
 
     #: Smaller is sooner (checklist EXE-21).
     priority: int
-    #: Orders actions of one priority: when the action was first queued, so one that is requeued comes first.
+    #: Orders actions of one priority; see ``queue.fair_order``. One that is requeued keeps it, and so comes first.
+    tag: float
+    #: Orders actions of one tag: when the action was first queued.
     sequence: int
     action_id: ActionId
     requirements: Requirements
@@ -59,6 +64,24 @@ def match(idle_workers: Collection[IdleWorker], candidates: Collection[Candidate
                 assignments.append(Assignment(bot, candidate.action_id))
                 break
     return assignments
+
+
+def foremost(
+    idle_workers: Collection[IdleWorker],
+    needs: Mapping[PlatformId, Requirements],
+    heads: Mapping[PlatformId, tuple[int, float, int]],
+) -> list[PlatformId]:
+    """Return those of the platforms in *needs* of which :func:`match` could give something to *idle_workers*.
+
+    *heads* are the priority, tag and sequence of the first action of each. As many platforms as there are slots have
+    an action in front of all others, so a platform behind these gets none.
+    """
+    slots = sum(worker.free_slots for worker in idle_workers)
+    order = sorted(heads, key=lambda platform: heads[platform])
+    found: dict[PlatformId, None] = {}
+    for offer in {worker.offer for worker in idle_workers}:
+        found.update(dict.fromkeys(islice((one for one in order if serves(offer, needs[one])), slots)))
+    return list(found)
 
 
 def _take_slot(rooms: defaultdict[Offer, deque[IdleWorker]], offer: Offer, avoid: Collection[str]) -> BotKey | None:

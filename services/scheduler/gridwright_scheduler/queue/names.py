@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from typing import NamedTuple, NewType
 
 from gridwright.digest import Digest
@@ -10,12 +12,16 @@ from gridwright.digest import Digest
 ActionId = NewType("ActionId", str)
 #: "<instance>/<uuid4>": what a client calls its Execute call.
 OperationName = NewType("OperationName", str)
-#: "<instance>/<uuid4 in hexadecimal>": one attempt at an action by one bot; the fence of that attempt.
+#: "<instance>/<uuid4 in hexadecimal>.<fence>": one attempt at an action by one bot; see :func:`fence_of`.
 LeaseId = NewType("LeaseId", str)
 #: "<instance>/<uuid4>": what the scheduler calls a bot from its CreateBotSession on.
 SessionName = NewType("SessionName", str)
+#: One scheduler process, from its start to its end.
+ReplicaId = NewType("ReplicaId", str)
 #: The identity of a set of requirements.
 PlatformId = NewType("PlatformId", str)
+
+_FENCE = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 class ActionKey(NamedTuple):
@@ -30,6 +36,17 @@ class BotKey(NamedTuple):
 
     instance: str
     bot_id: str
+
+
+def new_lease_id(instance: str, fence: int) -> LeaseId:
+    """Return a name for the lease number *fence* of an action of *instance*."""
+    return LeaseId(in_instance(instance, f"{uuid.uuid4().hex}.{fence}"))
+
+
+def fence_of(lease_id: LeaseId) -> int | None:
+    """Return of which of its action's leases *lease_id* is the name; None: it is no name of ours."""
+    digits = lease_id.rpartition(".")[2]
+    return int(digits) if _FENCE.fullmatch(digits) else None
 
 
 def in_instance(instance: str, unique: str) -> str:

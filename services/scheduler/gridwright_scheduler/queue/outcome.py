@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -12,6 +13,9 @@ from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2
 from gridwright_scheduler.queue.responses import executed, failed
 from gridwright_scheduler.queue.retry import LeaseEnd, Verdict, judge
 from gridwright_scheduler.queue.settling import CheckInputs, Finish, Outcome, Retry
+
+#: What a stock runner without casd says of a blob that the CAS does not have, among other words; 5 is NOT_FOUND.
+_DOWNLOAD_FAILED = re.compile(r"Failed to download blob\b.*\bcode=5\b", re.DOTALL)
 
 
 class Attempt(NamedTuple):
@@ -80,6 +84,8 @@ def result_of(lease: bots_pb2.Lease) -> pb.ActionResult | None:
 
 
 def _names_missing_blobs(status: status_pb2.Status) -> bool:
+    if status.code == code_pb2.INTERNAL and _DOWNLOAD_FAILED.search(status.message):
+        return True
     for detail in status.details:
         failure = error_details_pb2.PreconditionFailure()
         if detail.type_url.endswith("/google.rpc.PreconditionFailure"):

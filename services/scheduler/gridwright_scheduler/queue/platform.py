@@ -84,18 +84,33 @@ def why_nobody_serves(requirements: Requirements, offers: Collection[Offer]) -> 
     offers = [offer for offer in offers if offer.instance == requirements.instance]
     if not offers:
         return "no worker is connected"
-    for name, value in requirements.properties:
-        if not any(_offers(offer, name, value) for offer in offers):
-            known = sorted({held for offer in offers for key, held in offer.properties if key == name})
-            offered = f"workers offer {_listed(known)}" if known else "no worker offers that property at all"
-            return f"no worker has the platform property {_in_words(name, value)}: {offered}"
+    for name, value in lacking(requirements, offers):
+        known = sorted({held for offer in offers for key, held in offer.properties if key == name})
+        offered = f"workers offer {_listed(known)}" if known else "no worker offers that property at all"
+        return f"no worker has the platform property {in_words(name, value)}: {offered}"
     if requirements.ours_only and not any(offer.ours for offer in offers):
         return (
             "the connected workers know neither output_files and output_directories nor other digest functions than "
             "their own; send output_paths, or run a Gridwright worker"
         )
-    wanted = ", ".join(_in_words(name, value) for name, value in requirements.properties)
+    wanted = ", ".join(in_words(name, value) for name, value in requirements.properties)
     return f"no single worker has all of the platform properties {wanted}"
+
+
+def lacking(requirements: Requirements, offers: Collection[Offer]) -> list[tuple[str, Wanted]]:
+    """Return those properties of *requirements* that none of *offers* has."""
+    return [
+        (name, value)
+        for name, value in requirements.properties
+        if not any(_offers(offer, name, value) for offer in offers)
+    ]
+
+
+def in_words(name: str, value: Wanted) -> str:
+    """Return how a person would write the property *name* of which *value* is wanted."""
+    if value is None:
+        return f"{name}, of any value"
+    return f"{name}={value}" if isinstance(value, str) else f"{name}>={value}"
 
 
 def _offers(offer: Offer, name: str, value: Wanted) -> bool:
@@ -103,12 +118,6 @@ def _offers(offer: Offer, name: str, value: Wanted) -> bool:
         return (name, value) in offer.properties
     offered = [held for key, held in offer.properties if key == name]
     return bool(offered) if value is None else any(is_number(held) and int(held) >= value for held in offered)
-
-
-def _in_words(name: str, value: Wanted) -> str:
-    if value is None:
-        return f"{name}, of any value"
-    return f"{name}={value}" if isinstance(value, str) else f"{name}>={value}"
 
 
 def _listed(values: Iterable[str]) -> str:

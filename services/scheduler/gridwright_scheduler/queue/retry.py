@@ -15,7 +15,7 @@ class LeaseEnd(NamedTuple):
     code: int
     #: The exit code of the result; None: the lease has no result.
     exit_code: int | None
-    #: Whether the status names missing blobs, as workers of ours do.
+    #: Whether the status names missing blobs, as workers of ours do, or one, as the stock runner does.
     names_missing_blobs: bool
     #: Whether the bot said that it is shutting down.
     terminating: bool
@@ -61,7 +61,7 @@ def judge(end: LeaseEnd) -> Verdict:
             return Verdict.DELIVER_AS_OK
         case code_pb2.NOT_FOUND:
             return Verdict.CHECK_INPUTS
-        case code_pb2.FAILED_PRECONDITION if end.names_missing_blobs:
+        case code_pb2.FAILED_PRECONDITION | code_pb2.INTERNAL if end.names_missing_blobs:
             return Verdict.CHECK_INPUTS
         case code_pb2.UNAVAILABLE if end.terminating:
             return Verdict.RETRY_UNCOUNTED

@@ -43,17 +43,36 @@ class Announce(NamedTuple):
 
 Outcome = Finish | CheckInputs | Retry | Announce
 
+#: Leases that an action may have, for each attempt that it may have: many come to nothing without being an attempt, and
+#: workers that come and go all the time would have it for ever.
+_LEASES_PER_ATTEMPT = 3
+
 
 class Facts(NamedTuple):
     """What of an action matters here."""
 
     state: ActionState
-    #: How many counted attempts have come to nothing.
+    #: What became of the attempts that have come to nothing.
     failures: tuple[str, ...]
     response: bytes | None
     succeeded: bool
     #: Whether the first attempt is the only one.
     no_retry: bool = False
+    #: What became of the leases that do not count as attempts.
+    uncounted: tuple[str, ...] = ()
+    #: How many leases the action has had.
+    leases: int = 0
+
+
+def concerns(outcome: Outcome, facts: Facts, *, told: bool) -> bool:
+    """Whether *outcome* is about the action as *facts* have it, and not as it was a moment ago.
+
+    Who found a lease overdue, or its bot silent, may come late, and so may the bot itself, if *told* says that it
+    tells: when the action is COMPLETING, a result that is there stays, and the rest is for whoever completes it.
+    """
+    if facts.state is not ActionState.COMPLETING:
+        return True
+    return not told if facts.response is None else isinstance(outcome, Announce)
 
 
 def settle(facts: Facts, outcome: Outcome, *, max_attempts: int) -> Facts:
@@ -71,13 +90,18 @@ def settle(facts: Facts, outcome: Outcome, *, max_attempts: int) -> Facts:
             return facts._replace(state=ActionState.COMPLETED)
         case Retry(reason, counted, begun):
             failures = (*facts.failures, reason) if counted else facts.failures
+            uncounted = facts.uncounted if counted else (*facts.uncounted, reason)
+            after = facts._replace(failures=failures, uncounted=uncounted)
             if facts.no_retry and begun:
                 # Of a code on which clients do not try again by themselves.
                 text = f"not tried again, as the platform property retry=never asks: {reason}"
                 response = failed(code_pb2.FAILED_PRECONDITION, text)
-            elif len(failures) < max_attempts:
-                return facts._replace(state=ActionState.QUEUED, failures=failures, response=None)
-            else:
+            elif len(failures) >= max_attempts:
                 text = f"gave up after {len(failures)} attempts: " + "; ".join(failures)
                 response = failed(code_pb2.UNAVAILABLE, text)
-            return facts._replace(state=ActionState.COMPLETED, failures=failures, response=response, succeeded=False)
+            elif facts.leases >= _LEASES_PER_ATTEMPT * max_attempts:
+                text = f"gave up after it was given to workers {facts.leases} times: "
+                response = failed(code_pb2.UNAVAILABLE, text + "; ".join((*failures, *uncounted)))
+            else:
+                return after._replace(state=ActionState.QUEUED, response=None)
+            return after._replace(state=ActionState.COMPLETED, response=response, succeeded=False)

@@ -13,10 +13,10 @@ _NEVER = "never"
 
 
 def timeout_seconds(action: pb.Action, *, longest_seconds: float) -> float | None:
-    """Return how long the action may run; None if it leaves that to the server (checklist POL-05, POL-08).
+    """Return how long the action may run; None if it leaves that to the server (checklist POL-05, POL-07).
 
     Raises:
-        InvalidRequest: it is negative, or longer than the server allows (POL-09, ERR-16).
+        InvalidRequest: it is negative, or longer than the server allows (POL-08, ERR-16).
     """
     if not action.HasField("timeout"):
         return None

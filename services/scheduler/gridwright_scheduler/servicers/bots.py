@@ -7,6 +7,7 @@ whose place another of the same name has taken (checklist BOT-03, BOT-05).
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from gridwright.auth.identity import Role
 from gridwright.clock import Clock
-from gridwright.errors import Aborted, InvalidRequest
+from gridwright.errors import InvalidRequest
 from gridwright.instances import Instance, Instances
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re
 from gridwright.protos.google.devtools.remoteworkers.v1test2 import bots_pb2 as pb
@@ -25,11 +26,13 @@ from gridwright.settings import MAX_SLOTS
 from gridwright.wire.call import Call
 from gridwright.wire.digests import digest_message
 from gridwright_scheduler.attendance import Attendance
+from gridwright_scheduler.database.bots import Description
 from gridwright_scheduler.dispatcher import Dispatcher
 from gridwright_scheduler.lease_reports import LeaseReports
-from gridwright_scheduler.queue.names import BotKey, SessionName
+from gridwright_scheduler.queue.names import BotKey, LeaseId, SessionName
 from gridwright_scheduler.queue.platform import OURS, Offer
-from gridwright_scheduler.sessions import HeldLease, Session, Sessions
+from gridwright_scheduler.session import HeldLease, Poll, Session
+from gridwright_scheduler.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
@@ -89,10 +92,8 @@ class BotsServicer(Bots):
         instance = self._instances[request.parent]
         call.identity.require(Role.WORKER)
         bot = _bot_key(instance, request.bot_session)
-        _capacity(request.bot_session.worker)  # a bot that asks for nonsense hears of it before it is let in
-        session = await self._attendance.begin(bot)
-        _describe(session, request.bot_session)
-        session.healthy = False  # until it says OK in an update
+        # It is well when it says so in an update.
+        session = await self._attendance.begin(bot, _described(bot, request.bot_session)._replace(healthy=False))
         return self._answer(session, request.bot_session, urgent=False, counts=False)
 
     async def update_bot_session(self, request: pb.UpdateBotSessionRequest, call: Call) -> pb.BotSession:
@@ -109,26 +110,36 @@ class BotsServicer(Bots):
         instance = self._instances[name.rpartition("/")[0]]
         call.identity.require(Role.WORKER)
         bot = _bot_key(instance, told)
-        session = self._sessions.find(bot)
-        adopted = session is None
-        if session is None:
-            session = await self._attendance.adopt(bot, name)
-        elif session.name != name:
-            raise Aborted(f"session {name} of bot {bot.bot_id} is over: the bot has begun a newer one")
-        _describe(session, told)
-        self._sessions.heard_of(session)
+        description = _described(bot, told)
+        known = self._sessions.find(bot)
+        begun: Set[LeaseId] = frozenset()
+        if known is None or known.name != name:
+            session = await self._attendance.attend(bot, name, description, hurry=True)
+        else:
+            # What it is through with, who has it, and what it is given next: all in one turn, if nothing has changed.
+            with known.poll() as poll:
+                begun = self._reports.store_completed(known, told)
+                hurry = _brings_news(known, told) or self._is_impatient(known)
+                session = await self._attendance.attend(bot, name, description, hurry=hurry)
+                if session is known:
+                    return await self._serve(session, poll, told, begun, call)
         with session.poll() as poll:
-            news = await self._reports.take(session, told, call.metadata)
-            at_once = adopted or news.urgent or news.to_answer or self._is_impatient(session)
-            if session.healthy and not self._sessions.stopping and not at_once:
-                self._dispatcher.look()
-                await poll.wait(self._hold_seconds(call))
-            self._sessions.heard_of(session)
-            answer = self._answer(
-                session, told, urgent=news.urgent or poll.revoked, counts=session.is_answered_by(poll), call=call
-            )
+            return await self._serve(session, poll, told, begun, call)
+
+    async def _serve(
+        self, session: Session, poll: Poll, told: pb.BotSession, begun: Set[LeaseId], call: Call
+    ) -> pb.BotSession:
+        news = await self._reports.take(session, told, call.metadata, begun)
+        at_once = news.urgent or news.to_answer or self._is_impatient(session)
+        if session.healthy and not self._sessions.stopping and not at_once:
+            self._dispatcher.look()
+            await poll.wait(self._hold_seconds(call))
+        if self._sessions.find(session.bot) is not session:
+            return self._echo(told)
+        urgent = news.urgent or poll.revoked
+        answer = self._answer(session, told, urgent=urgent, counts=session.is_answered_by(poll), call=call)
         if told.status == pb.BOT_TERMINATING and not session.leases:
-            await self._attendance.end(session, f"worker {bot.bot_id} left", counted=False)
+            await self._attendance.end(session, f"worker {session.bot.bot_id} left")
         return answer
 
     async def post_bot_event_temp(self, request: pb.PostBotEventTempRequest, call: Call) -> Empty:
@@ -143,13 +154,22 @@ class BotsServicer(Bots):
     def _is_young(self, held: HeldLease) -> bool:
         if held.reports == 0:
             return False
-        return held.reports <= _REPORTS_ANSWERED_AT_ONCE or self._clock.now() - held.active_since < _YOUNG_SECONDS
+        age = self._clock.now() - held.leased.leased_at
+        return age < _YOUNG_SECONDS or (held.reports <= _REPORTS_ANSWERED_AT_ONCE and not held.inherited)
 
     def _hold_seconds(self, call: Call) -> float:
         remaining = call.remaining_seconds()
         if remaining is None:
             return self._policy.hold_seconds
         return min(self._policy.hold_seconds, _HOLD_MARGIN * remaining)
+
+    def _echo(self, told: pb.BotSession) -> pb.BotSession:
+        """Leave the bot what it has: it is no longer this scheduler's to say what that should be."""
+        answer = _answer_to(told)
+        answer.name = told.name
+        answer.expire_time.FromNanoseconds(int((self._clock.now() + self._policy.heartbeat_seconds) * 1e9))
+        answer.leases.extend(lease for lease in told.leases if lease.state in (pb.PENDING, pb.ACTIVE))
+        return answer
 
     def _answer(
         self, session: Session, told: pb.BotSession, *, urgent: bool, counts: bool, call: Call | None = None
@@ -158,9 +178,8 @@ class BotsServicer(Bots):
 
         A worker of ours keeps the payload of what it has begun, and is not told it again.
         """
-        answer = pb.BotSession(
-            name=session.name, bot_id=told.bot_id, status=told.status, worker=told.worker, version=told.version
-        )
+        answer = _answer_to(told)
+        answer.name = session.name
         heartbeat = self._policy.heartbeat_seconds
         if urgent:
             heartbeat = _URGENT_HEARTBEAT_SECONDS
@@ -190,15 +209,28 @@ def _bot_key(instance: Instance, told: pb.BotSession) -> BotKey:
     return BotKey(instance.name, told.bot_id)
 
 
-def _describe(session: Session, told: pb.BotSession) -> None:
-    """Let *session* have what the bot says of itself (checklist BOT-07, BOT-21, BOT-22)."""
+def _brings_news(session: Session, told: pb.BotSession) -> bool:
+    """Whether the report is other than the one before it."""
+    leases = session.leases
+    return len(told.leases) != len(leases) or any(
+        lease.state != pb.ACTIVE or lease.id not in leases or leases[LeaseId(lease.id)].reports == 0
+        for lease in told.leases
+    )
+
+
+def _answer_to(told: pb.BotSession) -> pb.BotSession:
+    return pb.BotSession(bot_id=told.bot_id, status=told.status, worker=told.worker, version=told.version)
+
+
+def _described(bot: BotKey, told: pb.BotSession) -> Description:
+    """Return what the bot says of itself (checklist BOT-07, BOT-21, BOT-22)."""
     properties = {(one.key, one.value) for one in told.worker.properties}
     for device in told.worker.devices[:1]:
         properties |= {(one.key, one.value) for one in device.properties}
     ours = any(key == OURS for key, _ in properties)
-    session.offer = Offer(session.bot.instance, frozenset(pair for pair in properties if pair[0] != OURS), ours=ours)
-    session.capacity = _capacity(told.worker) if ours else min(_capacity(told.worker), _MAX_STOCK_LEASES)
-    session.healthy = told.status == pb.OK
+    offer = Offer(bot.instance, frozenset(pair for pair in properties if pair[0] != OURS), ours=ours)
+    capacity = _capacity(told.worker) if ours else min(_capacity(told.worker), _MAX_STOCK_LEASES)
+    return Description(offer, capacity, told.status == pb.OK)
 
 
 def _capacity(worker: worker_pb2.Worker) -> int:

@@ -89,3 +89,7 @@ class ExecutionServicer(Execution):
                 await watch.changed(self._keepalive_seconds)
             if self._board.closed and not watch.done:
                 raise Unavailable("the scheduler is restarting; the operation goes on, wait for it again")
+            if watch.lost and not watch.done:
+                raise Unavailable(
+                    "the operation is lost, or was done so long ago that it is forgotten; execute it again"
+                )

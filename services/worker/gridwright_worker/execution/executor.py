@@ -31,10 +31,11 @@ class Executor(Protocol):
         Raises:
             MissingBlobs: naming the Command, Directories and files that the CAS does not hold.
             InvalidRequest: the documents do not make an action that can be run.
-            FailedPrecondition: an output is not what it was declared to be.
+            FailedPrecondition: an output is not what it was declared to be, or the inputs are larger than the
+                worker's cache.
             ActionTimedOut: with what there is of a result.
             Unavailable: this worker, or the CAS, cannot do it now; another may.
-            ResourceExhausted: the inputs are larger than the worker's cache, or the CAS is full.
+            ResourceExhausted: the CAS is full.
         """
         ...
 

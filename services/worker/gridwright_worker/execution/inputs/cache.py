@@ -15,10 +15,10 @@ from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest
 from gridwright.errors import (
     BlobNotFound,
+    FailedPrecondition,
     GridwrightError,
     InternalError,
     MissingBlobs,
-    ResourceExhausted,
     Unavailable,
 )
 from gridwright_worker.execution.batches import SMALL_BYTES, batches
@@ -116,7 +116,7 @@ class InputCache:
 
         Raises:
             MissingBlobs: naming all that the CAS does not hold.
-            ResourceExhausted: they are more than the cache may ever hold.
+            FailedPrecondition: they are more than the cache may ever hold.
             Unavailable: one was changed while another action had it as well; whatever came of the block,
                 an error too, may be due to that.
         """
@@ -159,7 +159,8 @@ class InputCache:
         """
         total_bytes = sum(map(room_of, wanted))
         if total_bytes > self._max_bytes:
-            raise ResourceExhausted(
+            # No retry would help: to clients RESOURCE_EXHAUSTED would say that one may (checklist ERR-21).
+            raise FailedPrecondition(
                 f"the inputs need {total_bytes} bytes, this worker's cache may hold {self._max_bytes} "
                 "(worker.cache_max_bytes)"
             )

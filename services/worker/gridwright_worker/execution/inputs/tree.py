@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gridwright.blobs.store import BlobStore
 from gridwright.digest import Digest
+from gridwright.documents import check_node_names
 from gridwright.errors import BlobNotFound, InvalidRequest
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright_worker.execution.documents import digest_in, fetch_documents, parse
@@ -188,18 +189,8 @@ def _read_folder(document: bytes, digest: Digest) -> Folder:
         symlinks=tuple(_read_symlink(node) for node in message.symlinks),
         properties=_read_properties(message),
     )
-    _check_names(folder, digest)
+    check_node_names([entry[0] for kind in (folder.files, folder.folders, folder.symlinks) for entry in kind], digest)
     return folder
-
-
-def _check_names(folder: Folder, digest: Digest) -> None:
-    names = [entry[0] for kind in (folder.files, folder.folders, folder.symlinks) for entry in kind]
-    for name in names:
-        if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 255:
-            raise InvalidRequest(f"directory {digest} holds the name {name[:300]!r}, which is not one path segment")
-    if len(set(names)) != len(names):
-        twice = min(name for name in set(names) if names.count(name) > 1)
-        raise InvalidRequest(f"directory {digest} holds the name {twice!r} twice")
 
 
 def _read_symlink(node: pb.SymlinkNode) -> Symlink:

@@ -1,4 +1,4 @@
-"""The admin port of a service: /status and /metrics."""
+"""The admin port of a service: /status, /metrics, and what it answers beside."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
-from gridwright.errors import Unavailable
+from gridwright.errors import NotFound, Unavailable
 from gridwright.settings import Address
 
 _SECONDS = 10.0
@@ -30,13 +31,16 @@ class AdminPort:
         Raises:
             Unavailable: it does not answer.
         """
-        try:
-            answer = json.loads(self._page("/status"))
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise Unavailable(f"{self._address} is no admin port: its /status is not one")
-        return answer
+        return self._object("/status")
+
+    def answer(self, question: str, name: str) -> dict[str, Any]:
+        """Return what the service answers to *question* about the thing *name*.
+
+        Raises:
+            NotFound: it does not know that thing.
+            Unavailable: it does not answer.
+        """
+        return self._object(f"/{question}/{quote(name)}")
 
     def metrics(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield name (with labels) and value of the metrics whose names begin with *prefix*, but no buckets.
@@ -49,6 +53,12 @@ class AdminPort:
             if name.startswith(prefix) and "_bucket{" not in name and not name.split("{")[0].endswith("_created"):
                 yield name, value
 
+    def _object(self, path: str) -> dict[str, Any]:
+        found = _object(self._page(path))
+        if found is None:
+            raise Unavailable(f"{self._address} is no admin port: its {path} is not one")
+        return found
+
     def _page(self, path: str) -> str:
         connection = _Connection(self._address)
         try:
@@ -59,9 +69,19 @@ class AdminPort:
             raise Unavailable(f"cannot reach the admin port {self._address}: {error}") from None
         finally:
             connection.close()
+        if response.status == http.client.NOT_FOUND and (reason := (_object(body) or {}).get("detail")):
+            raise NotFound(str(reason))
         if response.status != 200:
             raise Unavailable(f"the admin port {self._address} answers {response.status} to {path}")
         return body
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class _Connection(http.client.HTTPConnection):

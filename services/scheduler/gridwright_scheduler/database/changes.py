@@ -1,0 +1,59 @@
+"""Statements that find what has changed of what somebody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import Connection, bindparam, null, select
+
+from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, Snapshot, snapshot_of
+from gridwright_scheduler.database.schema import actions, operations
+from gridwright_scheduler.queue.names import ActionId, OperationName
+from gridwright_scheduler.queue.states import ActionState
+
+K = TypeVar("K")
+
+
+class Newer(NamedTuple):
+    """Actions that are no longer as they are known to be."""
+
+    going_on: Sequence[Snapshot]
+    #: Their snapshots are large, and read by themselves.
+    completed: Sequence[ActionId]
+    #: Those that there are no more: retention has deleted them, or the tables are not those that they were in.
+    gone: Collection[ActionId]
+
+
+_SNAPSHOTS = select(*SNAPSHOT_COLUMNS).where(actions.c.id.in_(bindparam("ids", expanding=True)))
+_WITHOUT_RESPONSE = _SNAPSHOTS.with_only_columns(
+    *(column for column in SNAPSHOT_COLUMNS if column is not actions.c.response), null().label("response")
+)
+_CANCELLED = select(operations.c.name).where(
+    operations.c.name.in_(bindparam("names", expanding=True)), operations.c.cancelled_at.is_not(None)
+)
+
+
+def newer(connection: Connection, known: Mapping[ActionId, int]) -> Newer:
+    """Return those of the actions *known*, by their versions, that have a newer one."""
+    rows = connection.execute(_WITHOUT_RESPONSE, {"ids": _padded(known)}).all()
+    changed = [row for row in rows if row.version > known[ActionId(row.id)]]
+    done = [ActionId(row.id) for row in changed if row.state == ActionState.COMPLETED]
+    gone = known.keys() - {ActionId(row.id) for row in rows}
+    return Newer([snapshot_of(row) for row in changed if row.state != ActionState.COMPLETED], done, gone)
+
+
+def snapshots(connection: Connection, ids: Collection[ActionId]) -> Sequence[Snapshot]:
+    """Return those of the actions *ids* that there are."""
+    return [snapshot_of(row) for row in connection.execute(_SNAPSHOTS, {"ids": _padded(ids)})]
+
+
+def cancelled(connection: Connection, names: Collection[OperationName]) -> Sequence[OperationName]:
+    """Return those of the operations *names* that were cancelled."""
+    return [OperationName(name) for name in connection.execute(_CANCELLED, {"names": _padded(names)}).scalars()]
+
+
+def _padded(keys: Collection[K]) -> list[K]:
+    """Return *keys*, the last of them several times, in one of few lengths: each is a statement to be prepared."""
+    found = list(keys)
+    return found + found[-1:] * ((1 << (len(found) - 1).bit_length()) - len(found)) if found else found
