@@ -1,27 +1,20 @@
-"""BuildBox's clients and worker, from a tree of clients."""
+"""BuildBox's clients, from a tree of clients."""
 
 import json
-import os
-import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tests.clients.client_tree import ClientTree, find_client_tree
-from tests.journeys.build_client import Action, build_client
-from tests.journeys.grid import Grid, running_grid
+from tests.journeys.grid import Grid
 
 pytestmark = [
     pytest.mark.clients,
     pytest.mark.timeout(300),
     pytest.mark.may_skip("needs a tree of clients (/opt/sid, or GRIDWRIGHT_CLIENT_TREE)"),
 ]
-
-WORKER = "stock-worker"
 
 
 class Recc:
@@ -118,52 +111,3 @@ def test_trexe_passes_exit_codes_timeouts_and_cancellations_on(trexe: Trexe) -> 
     assert begun.returncode == 0, begun.stderr
     cancelled = trexe.run(f"--operation={begun.stdout.strip()}", "--cancel")
     assert cancelled.returncode == 0, cancelled.stderr
-
-
-@contextmanager
-def stock_worker(tree: ClientTree, grid: Grid, directory: Path, platform: Sequence[str]) -> Iterator[None]:
-    """Run a stock buildbox-worker beside our own while the block runs."""
-    command = [
-        *("buildbox-worker", f"--bots-remote=unix:{grid.data}/run/scheduler.sock", "--bots-instance=main"),
-        *(f"--cas-remote=http://{grid.endpoint}", "--cas-instance=main"),
-        *("--buildbox-run=/usr/bin/buildbox-run-hosttools", "--runner-arg=--disable-localcas"),
-        *(word for pair in platform for word in ("--platform", pair)),
-        *("--concurrent-jobs=2", "--log-level=warning", WORKER),
-    ]
-    with (directory / "worker.log").open("w") as log:
-        process = subprocess.Popen(
-            [*tree.entered_at(directory), *command], stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        print((directory / "worker.log").read_text())
-
-
-async def test_a_stock_worker_runs_our_actions(directory: Path) -> None:
-    tree = find_client_tree(["buildbox-worker", "buildbox-run-hosttools"])
-    # Our own worker is for something else here, so whatever runs has run on the stock one.
-    ours = {"GRIDWRIGHT_WORKER__PLATFORM": "{OSFamily: [none]}"}
-    with (
-        running_grid(environment=ours) as grid,
-        stock_worker(tree, grid, directory, ["OSFamily=linux", "ISA=x86-64"]),
-    ):
-        async with build_client(grid.endpoint) as client:
-            for number in range(20):
-                action = Action(
-                    ["/bin/sh", "-c", f"cat in > out; echo {number}"],
-                    {"in": f"{uuid4()}\n".encode()},
-                    ["out"],
-                    platform=(("OSFamily", "linux"),),
-                )
-                response = await client.execute(action)
-                assert (response.status.code, response.result.exit_code) == (0, 0), response.status.message
-                assert response.result.execution_metadata.worker == WORKER
-                assert await client.stdout(response.result) == f"{number}\n".encode()
-                assert [file.path for file in response.result.output_files] == ["out"]

@@ -132,3 +132,26 @@ def output(response: pb.ExecuteResponse, path: str) -> pb.OutputFile:
     assert (response.status.code, response.result.exit_code) == (0, 0), response
     (found,) = [file for file in response.result.output_files if file.path == path]
     return found
+
+
+async def run_or_hit(target: Target, action: pb.Digest) -> pb.ExecuteResponse:
+    """Execute *action* unless its result is cached."""
+    request = execute_request(target, action)
+    request.skip_cache_lookup = False
+    return response_of(await ended(target, request))
+
+
+async def wait_for(target: Target, name: str) -> operations_pb2.Operation:
+    """Return the last that WaitExecution says of the operation *name*."""
+    request = pb.WaitExecutionRequest(name=name)
+    last = operations_pb2.Operation()
+    async for last in target.streamed("Execution/WaitExecution", request, operations_pb2.Operation):
+        assert last.name == name
+    return last
+
+
+def metadata_of(operation: operations_pb2.Operation) -> pb.ExecuteOperationMetadata:
+    """Return the metadata in *operation*."""
+    metadata = pb.ExecuteOperationMetadata()
+    assert operation.metadata.Unpack(metadata)
+    return metadata

@@ -21,6 +21,10 @@ RESULTS_IN_MEMORY = 50
 LARGEST_RESULT_BYTES = 500_000
 #: Of actions that say nothing else.
 DEFAULT_TIMEOUT_SECONDS = 3
+#: So often an action is tried whose worker dies.
+MAX_ATTEMPTS = 2
+#: So many actions may wait for a worker.
+MAX_QUEUED = 20
 #: Each has stores of its own.
 INSTANCES = ("main", "full")
 
@@ -63,6 +67,8 @@ def small_grid() -> Iterator[Grid]:
             "GRIDWRIGHT_CAS__STORE": json.dumps(store),
             "GRIDWRIGHT_ACTIONCACHE__STORE": json.dumps(results),
             "GRIDWRIGHT_SCHEDULER__KEEPALIVE_SECONDS": "1",
+            "GRIDWRIGHT_SCHEDULER__MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+            "GRIDWRIGHT_SCHEDULER__MAX_QUEUED": str(MAX_QUEUED),
             "GRIDWRIGHT_SCHEDULER__NO_WORKER_GRACE_SECONDS": "2",
             "GRIDWRIGHT_WORKER__DEFAULT_TIMEOUT_SECONDS": str(DEFAULT_TIMEOUT_SECONDS),
         }

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
 import pytest
-from google.rpc import code_pb2, error_details_pb2
+from google.rpc import code_pb2
 
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from tests.conformance.actions import output, run_action
 from tests.conformance.blobs import digest_of, fresh
+from tests.conformance.commands import (
+    action_of,
+    code_of,
+    contents,
+    execute,
+    files_of,
+    missing_of,
+    put,
+    shell,
+    subject,
+    tree,
+)
 from tests.conformance.target import Target
 
 INVALID = code_pb2.INVALID_ARGUMENT
@@ -221,46 +232,6 @@ async def test_act_24_texts_that_are_not_utf_8_are_invalid(target: Target) -> No
     assert await code_of(target, await put(target, action)) == INVALID
 
 
-def shell(text: str, **fields: Any) -> pb.Command:
-    """Return a Command that runs *text* in a shell."""
-    return pb.Command(arguments=["/bin/sh", "-c", text], **fields)
-
-
-async def put(target: Target, message: pb.Action | pb.Command | pb.Directory) -> pb.Digest:
-    """Upload *message*."""
-    return await target.put(message.SerializeToString(deterministic=True))
-
-
-async def tree(target: Target, files: Mapping[str, bytes]) -> pb.Digest:
-    """Upload executable *files*, by their paths, and the directories that hold them; return the root."""
-    directory = pb.Directory()
-    below: dict[str, dict[str, bytes]] = {}
-    for path, data in sorted(files.items()):
-        name, delimiter, rest = path.partition("/")
-        if delimiter:
-            below.setdefault(name, {})[rest] = data
-        else:
-            directory.files.add(name=name, digest=await target.put(data), is_executable=True)
-    for name, inside in sorted(below.items()):
-        directory.directories.add(name=name, digest=await tree(target, inside))
-    return await put(target, directory)
-
-
-async def action_of(target: Target, command: pb.Command, inputs: Mapping[str, bytes] | None = None) -> pb.Digest:
-    """Upload an Action, one that nobody has executed."""
-    root = await tree(target, inputs or {})
-    return await put(
-        target, pb.Action(command_digest=await put(target, command), input_root_digest=root, salt=fresh(16))
-    )
-
-
-async def execute(target: Target, command: pb.Command, inputs: Mapping[str, bytes] | None = None) -> pb.ExecuteResponse:
-    """Execute *command*, which must succeed."""
-    response = await run_action(target, await action_of(target, command, inputs))
-    assert (response.status.code, response.result.exit_code) == (0, 0), response
-    return response
-
-
 async def is_invalid(target: Target, command: pb.Command, inputs: Mapping[str, bytes] | None = None) -> None:
     """Fail unless *command* is refused as invalid, by the call or in its response."""
     assert await code_of(target, await action_of(target, command, inputs)) == INVALID
@@ -273,35 +244,6 @@ async def is_all_of_it(target: Target, command: pb.Command) -> None:
     assert await files_of(target, directory) == {"below/f", "new"}
 
 
-async def code_of(target: Target, action: pb.Digest) -> int:
-    """Return the code with which the execution of *action* is refused, by the call or in its response."""
-    try:
-        return (await run_action(target, action)).status.code
-    except grpc.aio.AioRpcError as error:
-        code: int = error.code().value[0]
-        return code
-
-
-async def missing_of(target: Target, action: pb.Digest) -> set[str]:
-    """Return the subjects of what is reported to be missing."""
-    status = (await run_action(target, action)).status
-    assert status.code == code_pb2.FAILED_PRECONDITION, status
-    failure = error_details_pb2.PreconditionFailure()
-    assert status.details[0].Unpack(failure)
-    assert {one.type for one in failure.violations} == {"MISSING"}
-    return {one.subject for one in failure.violations}
-
-
-def subject(digest: pb.Digest) -> str:
-    """Return how a blob is named in what is missing."""
-    return f"blobs/{digest.hash}/{digest.size_bytes}"
-
-
-async def contents(target: Target, response: pb.ExecuteResponse, path: str) -> bytes:
-    """Return what the output file *path* holds."""
-    return await target.read(target.resource(output(response, path).digest))
-
-
 async def environment_of(target: Target, given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process that is given the variables *given*."""
     variables = [{"name": name, "value": value} for name, value in sorted(given.items())]
@@ -310,17 +252,3 @@ async def environment_of(target: Target, given: Mapping[str, str]) -> dict[str, 
     )
     said = (await contents(target, await execute(target, command), "out")).decode()
     return dict(line.split("=", 1) for line in said.splitlines())
-
-
-async def files_of(target: Target, directory: pb.OutputDirectory) -> set[str]:
-    """Return the paths of all files in an output directory."""
-    found = pb.Tree.FromString(await target.read(target.resource(directory.tree_digest)))
-    children = {digest_of(one.SerializeToString(deterministic=True)).hash: one for one in found.children}
-
-    def walk(one: pb.Directory, prefix: str) -> set[str]:
-        paths = {prefix + file.name for file in one.files}
-        for node in one.directories:
-            paths |= walk(children[node.digest.hash], f"{prefix}{node.name}/")
-        return paths
-
-    return walk(found.root, "")

@@ -17,16 +17,20 @@ from tests.conformance.actions import (
     cancel,
     ended,
     execute_request,
+    metadata_of,
     operations,
     output,
     response_of,
     run,
     run_action,
+    run_or_hit,
     started,
     upload,
     upload_action,
+    wait_for,
 )
 from tests.conformance.blobs import digest_of, fresh
+from tests.conformance.commands import subject
 from tests.conformance.results import a_result, get_result, update_result
 from tests.conformance.target import Target, refused
 from tests.journeys.grid import Grid
@@ -330,35 +334,7 @@ async def heard(target: Target, script: Script) -> list[operations_pb2.Operation
     return [operation async for operation in operations(target, request)]
 
 
-async def run_or_hit(target: Target, action: pb.Digest) -> pb.ExecuteResponse:
-    """Execute *action* unless its result is cached."""
-    request = execute_request(target, action)
-    request.skip_cache_lookup = False
-    return response_of(await ended(target, request))
-
-
-async def wait_for(target: Target, name: str) -> operations_pb2.Operation:
-    """Return the last that WaitExecution says of the operation *name*."""
-    request = pb.WaitExecutionRequest(name=name)
-    last = operations_pb2.Operation()
-    async for last in target.streamed("Execution/WaitExecution", request, operations_pb2.Operation):
-        assert last.name == name
-    return last
-
-
 async def operation_of(target: Target, name: str) -> operations_pb2.Operation:
     """Ask for the operation *name*."""
     request = operations_pb2.GetOperationRequest(name=name)
     return await target.unary("Operations/GetOperation", request, operations_pb2.Operation)
-
-
-def metadata_of(operation: operations_pb2.Operation) -> pb.ExecuteOperationMetadata:
-    """Return the metadata in *operation*."""
-    metadata = pb.ExecuteOperationMetadata()
-    assert operation.metadata.Unpack(metadata)
-    return metadata
-
-
-def subject(digest: pb.Digest) -> str:
-    """Return how a blob is named in what is missing."""
-    return f"blobs/{digest.hash}/{digest.size_bytes}"

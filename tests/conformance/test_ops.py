@@ -21,6 +21,7 @@ from tests.conformance.actions import (
     cancel,
     ended,
     execute_request,
+    metadata_of,
     operations,
     response_of,
     run_action,
@@ -217,13 +218,6 @@ def new_invocation() -> tuple[str, Metadata]:
     """Return an id that no build has had, and the headers of its calls."""
     invocation = str(uuid.uuid4())
     return invocation, headers_of(pb.RequestMetadata(tool_invocation_id=invocation))
-
-
-def metadata_of(operation: operations_pb2.Operation) -> pb.ExecuteOperationMetadata:
-    """Return the metadata in *operation*."""
-    metadata = pb.ExecuteOperationMetadata()
-    assert operation.metadata.Unpack(metadata)
-    return metadata
 
 
 async def executing(stream: AsyncIterator[operations_pb2.Operation]) -> operations_pb2.Operation:
