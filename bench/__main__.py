@@ -14,6 +14,7 @@ import uvloop
 
 from bench.action_cache import bench_action_cache
 from bench.action_cache_hits import CACHES, bench_action_cache_hits
+from bench.action_cache_purge import bench_action_cache_purge
 from bench.bytestream import bench_bytestream
 from bench.cas_batches import Amount, bench_cas_batches
 from bench.cas_bytestream import bench_cas_bytestream
@@ -23,6 +24,8 @@ from bench.cas_process import STORES
 from bench.cas_streams import Streams, bench_cas_streams
 from bench.grid import own_grid
 from bench.noop_actions import bench_noop_actions
+from bench.scheduler import Load, bench_idle_bots, bench_scheduler, bench_told
+from bench.scheduler_process import DATABASES
 from bench.target import Target
 
 #: Of a whole grid, and of a CAS by itself, which is started for each store.
@@ -32,7 +35,9 @@ CAS_BENCHMARKS = (
     *("cas_bytestream", "cas_streams", "cas_open", "cas_fill"),
 )
 #: Of an action cache with a CAS behind it, likewise.
-ACTION_CACHE_BENCHMARKS = ("action_cache_hits",)
+ACTION_CACHE_BENCHMARKS = ("action_cache_hits", "action_cache_purge")
+#: Of a scheduler with a CAS and an action cache behind it, and bots that do nothing.
+SCHEDULER_BENCHMARKS = ("scheduler", "scheduler_told", "scheduler_idle_bots")
 
 
 def main() -> None:
@@ -49,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "name",
-        choices=[*GRID_BENCHMARKS, *CAS_BENCHMARKS, *ACTION_CACHE_BENCHMARKS, "all", "grid", "cas"],
+        choices=[
+            *(*GRID_BENCHMARKS, *CAS_BENCHMARKS, *ACTION_CACHE_BENCHMARKS, *SCHEDULER_BENCHMARKS),
+            *("all", "grid", "cas"),
+        ],
         nargs="?",
         default="all",
     )
@@ -87,9 +95,27 @@ def _parser() -> argparse.ArgumentParser:
         help=f"which of {', '.join(CACHES)} (all of them)",
     )
     results.add_argument("--checked-hits", type=int, default=50_000, help="hits per run (%(default)s)")
+    results.add_argument("--results", type=int, default=100_000, help="results to purge among (%(default)s)")
+    scheduler = parser.add_argument_group("a scheduler by itself, with bots that complete at once")
+    scheduler.add_argument("--database", choices=DATABASES, default=DATABASES[0], help="its database (%(default)s)")
+    scheduler.add_argument("--in-flight", type=int, default=100, help="actions at the same time (%(default)s)")
+    scheduler.add_argument("--bots", type=int, default=8, help="bots (%(default)s)")
+    scheduler.add_argument("--capacity", type=int, default=16, help="actions that a bot takes at once (%(default)s)")
+    scheduler.add_argument(
+        "--rate", type=float, default=100.0, help="scheduler_told: actions that begin in a second (%(default)s)"
+    )
+    scheduler.add_argument(
+        "--queued",
+        type=lambda counts: [int(count) for count in counts.split(",")],
+        default=[100, 100_000],
+        help="scheduler_told: how many others are queued (100,100000)",
+    )
+    scheduler.add_argument("--idle-bots", type=int, default=10_000, help="scheduler_idle_bots: bots (%(default)s)")
+    scheduler.add_argument("--connections", type=int, default=100, help="and their connections (%(default)s)")
+    scheduler.add_argument("--seconds", type=float, default=60.0, help="and how long they are held (%(default)s)")
     how = parser.add_argument_group("how much")
     how.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts (%(default)s)")
-    how.add_argument("--actions", type=int, default=500, help="actions per run (%(default)s)")
+    how.add_argument("--actions", type=int, help="actions per run (500; of a scheduler by itself 10,000 or 1,000)")
     how.add_argument("--hits", type=int, default=5000, help="action-cache hits per run (%(default)s)")
     how.add_argument(
         "--processes", type=int, default=1, help="client processes, where there may be several (%(default)s)"
@@ -120,7 +146,8 @@ def _chosen(name: str) -> tuple[Sequence[str], Sequence[str]]:
     """Return the benchmarks of a grid and of services by themselves that *name* stands for."""
     of_grid = [one for one in GRID_BENCHMARKS if name in (one, "grid", "all")]
     of_cas = [one for one in CAS_BENCHMARKS if name in (one, "cas", "all")]
-    return of_grid, [*of_cas, *(one for one in ACTION_CACHE_BENCHMARKS if name in (one, "all"))]
+    of_others = [one for one in (*ACTION_CACHE_BENCHMARKS, *SCHEDULER_BENCHMARKS) if name in (one, "all")]
+    return of_grid, [*of_cas, *of_others]
 
 
 def _tell_of_the_machine() -> None:
@@ -134,7 +161,7 @@ async def _bench_grid(name: str, targets: list[Target], arguments: argparse.Name
     repeat = arguments.repeat
     match name:
         case "noop_actions":
-            await bench_noop_actions(targets, count=arguments.actions, in_flight=50, repeat=repeat)
+            await bench_noop_actions(targets, count=arguments.actions or 500, in_flight=50, repeat=repeat)
         case "action_cache":
             await bench_action_cache(
                 targets, count=arguments.hits, in_flight=32, processes=arguments.processes, repeat=repeat
@@ -169,11 +196,39 @@ async def _bench_service(name: str, data: Path, arguments: argparse.Namespace) -
             await bench_action_cache_hits(
                 data, arguments.caches, calls=arguments.checked_hits, in_flight=32, repeat=arguments.repeat
             )
+        case "action_cache_purge":
+            await bench_action_cache_purge(data, results=arguments.results)
+        case "scheduler" | "scheduler_told" | "scheduler_idle_bots":
+            await _bench_scheduler(name, data, arguments)
         case "cas_fill":
             await bench_cas_fill(data, arguments.stores, capacity_bytes=arguments.capacity_mib * 2**20)
         case _:
             amount = Amount(arguments.batches, arguments.processes, arguments.repeat)
             await bench_cas_batches(name, data, arguments.stores, amount)
+
+
+async def _bench_scheduler(name: str, data: Path, arguments: argparse.Namespace) -> None:
+    load = Load(
+        arguments.database,
+        arguments.actions or (1_000 if name == "scheduler_told" else 10_000),
+        arguments.in_flight,
+        arguments.bots,
+        arguments.capacity,
+        arguments.repeat,
+    )
+    match name:
+        case "scheduler":
+            await bench_scheduler(data, load)
+        case "scheduler_told":
+            await bench_told(data, load, rate=arguments.rate, queued=arguments.queued)
+        case _:
+            await bench_idle_bots(
+                data,
+                load,
+                bots=arguments.idle_bots,
+                connections=arguments.connections,
+                seconds=arguments.seconds,
+            )
 
 
 @asynccontextmanager
