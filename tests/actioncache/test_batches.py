@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-
 import pytest
 from google.rpc import code_pb2
 
@@ -21,28 +17,9 @@ from gridwright_actioncache.servicers import batches
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import a_blob, message
-from tests.actioncache.test_service import actioncache, get, result_of, serving_cas, update
+from tests.actioncache.service import get, result_of, update
 
 _AS_SCHEDULER: Metadata = ((SERVICE_HEADER, "scheduler"),)
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gw-") as path:
-        yield Path(path)
-
-
-@pytest.fixture
-async def cas(run: Path) -> AsyncIterator[FakeCas]:
-    fake = FakeCas()
-    async with serving_cas(fake, run):
-        yield fake
-
-
-@pytest.fixture
-async def channel(run: Path, cas: FakeCas) -> AsyncIterator[Channel]:
-    async with actioncache(run) as channel:
-        yield channel
 
 
 async def get_many(channel: Channel, *actions: Digest, instance: str = "main") -> list[pb.GetManyResponse.Answer]:

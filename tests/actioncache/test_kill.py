@@ -22,7 +22,7 @@ from gridwright.wire.retrying_channel import RetryingChannel
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import message
-from tests.actioncache.test_service import serving_cas
+from tests.actioncache.service import serving_cas
 
 SETTINGS = """
 endpoints: {cas: "unix:cas.sock"}

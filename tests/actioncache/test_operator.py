@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,28 +26,9 @@ from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import a_blob, message
 from tests.actioncache.result_stores import a_memory
-from tests.actioncache.test_service import actioncache, get, result_of, serving_cas, update
+from tests.actioncache.service import actioncache, get, result_of, update
 
 Explained = pb.ExplainResponse
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gw-") as path:
-        yield Path(path)
-
-
-@pytest.fixture
-async def cas(run: Path) -> AsyncIterator[FakeCas]:
-    fake = FakeCas()
-    async with serving_cas(fake, run):
-        yield fake
-
-
-@pytest.fixture
-async def channel(run: Path, cas: FakeCas) -> AsyncIterator[Channel]:
-    async with actioncache(run) as channel:
-        yield channel
 
 
 async def explain(channel: Channel, action: Digest) -> pb.ExplainResponse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -13,43 +12,27 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
-from gridwright.auth.authenticator import LoopbackAuthenticator
 from gridwright.digest import Digest
 from gridwright.errors import NotFound, ResourceExhausted, Unavailable
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient
-from gridwright.settings import Address, validate_settings
+from gridwright.settings import validate_settings
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.process import Process
-from gridwright.wire.server import ServerOptions, serving
 from gridwright_actioncache.app import open_app
 from gridwright_actioncache.config import ActionCacheFile
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import message
 from tests.actioncache.redis_servers import RedisServer, redis_server
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    """A directory whose path is short enough for Unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="gw-") as path:
-        yield Path(path)
+from tests.actioncache.service import serving_cas
 
 
 @pytest.fixture
 def redis(run: Path) -> Iterator[RedisServer]:
     with redis_server(run / "redis") as server:
         yield server
-
-
-@asynccontextmanager
-async def serving_cas(cas: FakeCas, run: Path) -> AsyncIterator[None]:
-    listen = [Address.parse(f"unix:{run}/cas.sock")]
-    async with serving(cas.servicers, ServerOptions(listen, LoopbackAuthenticator(), CollectorRegistry())):
-        yield
 
 
 @asynccontextmanager

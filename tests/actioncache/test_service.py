@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
-from gridwright.auth.authenticator import SERVICE_HEADER, LoopbackAuthenticator
+from gridwright.auth.authenticator import SERVICE_HEADER
 from gridwright.auth.identity import ANONYMOUS, Identity, Role
 from gridwright.auth.result_writers import ResultWriters
 from gridwright.blobs.memory import MemoryStore
 from gridwright.blobs.store import BlobStore
-from gridwright.digest import Digest, DigestFunction
+from gridwright.digest import DigestFunction
 from gridwright.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -31,17 +28,12 @@ from gridwright.errors import (
 from gridwright.instances import Instance, Instances, InstanceSettings
 from gridwright.protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from gridwright.protos.build.bazel.remote.execution.v2.remote_execution_rpc import ActionCacheClient, CapabilitiesClient
-from gridwright.settings import Address, validate_settings
 from gridwright.testing.broken_store import BrokenStore
 from gridwright.testing.clock import FakeClock
 from gridwright.wire.capabilities import server_capabilities
 from gridwright.wire.grpc_channel import GrpcChannel
 from gridwright.wire.in_process_channel import InProcessChannel
-from gridwright.wire.process import Process
 from gridwright.wire.rpc import Channel
-from gridwright.wire.server import ServerOptions, serving
-from gridwright_actioncache.app import open_app
-from gridwright_actioncache.config import ActionCacheFile
 from gridwright_actioncache.lookups import Lookups
 from gridwright_actioncache.results.store import ResultStore
 from gridwright_actioncache.servicers.actioncache import ActionCacheServicer
@@ -49,89 +41,7 @@ from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action
 from tests.actioncache.documents import a_blob, directory, message, tree
 from tests.actioncache.result_stores import a_memory
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    """A directory whose path is short enough for Unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="gw-") as path:
-        yield Path(path)
-
-
-@pytest.fixture
-async def cas(run: Path) -> AsyncIterator[FakeCas]:
-    fake = FakeCas()
-    async with serving_cas(fake, run):
-        yield fake
-
-
-@pytest.fixture
-async def channel(run: Path, cas: FakeCas) -> AsyncIterator[Channel]:
-    async with actioncache(run) as channel:
-        yield channel
-
-
-@pytest.fixture
-def client(channel: Channel) -> ActionCacheClient:
-    return ActionCacheClient(channel)
-
-
-@asynccontextmanager
-async def serving_cas(cas: FakeCas, run: Path) -> AsyncIterator[None]:
-    listen = [Address.parse(f"unix:{run}/cas.sock")]
-    async with serving(cas.servicers, ServerOptions(listen, LoopbackAuthenticator(), CollectorRegistry())):
-        yield
-
-
-@asynccontextmanager
-async def actioncache(run: Path, *, local_operators: bool = True) -> AsyncIterator[Channel]:
-    data = {
-        "auth": {"local_operators": local_operators},
-        "instances": [
-            {"name": "main"},
-            {"name": "team/b", "digest_functions": ["sha256"]},
-            {"name": "strict", "strict_results": True},
-            {"name": "ours", "result_writers": "scheduler"},
-            {"name": "frozen", "read_only": True, "execution": False},
-        ],
-        "endpoints": {"cas": f"unix:{run}/cas.sock"},
-        "actioncache": {
-            "listen": f"unix:{run}/actioncache.sock",
-            "admin": f"unix:{run}/admin.sock",
-            "store": {"completeness_checking": {"backend": {"lmdb": {"path": f"{run}/results", "max_bytes": "10MiB"}}}},
-        },
-    }
-    settings = validate_settings(ActionCacheFile, data, source="the test")
-    async with open_app(settings, Process()), GrpcChannel(f"unix:{run}/actioncache.sock") as channel:
-        yield channel
-
-
-async def get(
-    client: ActionCacheClient,
-    action: Digest,
-    instance: str = "main",
-    timeout: float = 20,
-    function: int = 0,
-    inline: Mapping[str, object] | None = None,
-) -> pb.ActionResult:
-    request = pb.GetActionResultRequest(instance_name=instance, action_digest=message(action), **(inline or {}))  # type: ignore[arg-type]
-    request.digest_function = function  # type: ignore[assignment]  # the same numbers
-    return await client.get_action_result(request, timeout=timeout)
-
-
-async def update(
-    client: ActionCacheClient, action: Digest, result: pb.ActionResult, instance: str = "main"
-) -> pb.ActionResult:
-    request = pb.UpdateActionResultRequest(instance_name=instance, action_digest=message(action), action_result=result)
-    return await client.update_action_result(request, timeout=20)
-
-
-def result_of(*files: Digest, exit_code: int = 0) -> pb.ActionResult:
-    result = pb.ActionResult(exit_code=exit_code)
-    result.execution_metadata.worker = "worker-1"
-    for index, digest in enumerate(files):
-        result.output_files.add(path=f"out/{index}", digest=message(digest))
-    return result
+from tests.actioncache.service import actioncache, get, result_of, serving_cas, update
 
 
 async def test_a_result_that_was_stored_is_found(client: ActionCacheClient, cas: FakeCas) -> None:

@@ -25,7 +25,7 @@ from gridwright_cli.app import app
 from tests.actioncache.cas import FakeCas
 from tests.actioncache.contract import an_action, walked
 from tests.actioncache.documents import a_blob
-from tests.actioncache.test_service import actioncache, get, result_of, serving_cas, update
+from tests.actioncache.service import actioncache, get, result_of, serving_cas, update
 from tests.cli.cas_commands import words
 
 

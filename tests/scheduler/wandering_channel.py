@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import cycle
-from typing import TypeVar
 
-from google.protobuf.message import Message
-
-from gridwright.wire.rpc import Channel, Metadata, Method, OnTrailers
-
-Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
+from gridwright.wire.forwarding_channel import ForwardingChannel
+from gridwright.wire.rpc import Channel
 
 
-class WanderingChannel(Channel):
+class WanderingChannel(ForwardingChannel):
     """Hands each call to the next of *channels*."""
 
     def __init__(self, channels: Sequence[Channel]) -> None:
+        super().__init__(channels[0])
         self._channels = cycle(channels)
 
-    async def unary_unary(
-        self,
-        method: Method[Request, Response],
-        request: Request,
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-        on_trailers: OnTrailers | None = None,
-    ) -> Response:
-        return await next(self._channels).unary_unary(
-            method, request, timeout=timeout, metadata=metadata, on_trailers=on_trailers
-        )
-
-    def unary_stream(
-        self, method: Method[Request, Response], request: Request, *, timeout: float | None, metadata: Metadata = ()
-    ) -> AsyncIterator[Response]:
-        return next(self._channels).unary_stream(method, request, timeout=timeout, metadata=metadata)
-
-    async def stream_unary(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-        on_trailers: OnTrailers | None = None,
-    ) -> Response:
-        return await next(self._channels).stream_unary(
-            method, requests, timeout=timeout, metadata=metadata, on_trailers=on_trailers
-        )
-
-    def stream_stream(
-        self,
-        method: Method[Request, Response],
-        requests: AsyncIterable[Request],
-        *,
-        timeout: float | None,
-        metadata: Metadata = (),
-    ) -> AsyncIterator[Response]:
-        return next(self._channels).stream_stream(method, requests, timeout=timeout, metadata=metadata)
+    def _to(self) -> Channel:
+        return next(self._channels)

@@ -19,6 +19,10 @@ class ForwardingChannel(Channel):
     def __init__(self, inner: Channel) -> None:
         self._inner = inner
 
+    def _to(self) -> Channel:
+        """Return the channel for the call that begins now."""
+        return self._inner
+
     async def unary_unary(
         self,
         method: Method[Request, Response],
@@ -28,14 +32,14 @@ class ForwardingChannel(Channel):
         metadata: Metadata = (),
         on_trailers: OnTrailers | None = None,
     ) -> Response:
-        return await self._inner.unary_unary(
+        return await self._to().unary_unary(
             method, request, timeout=timeout, metadata=metadata, on_trailers=on_trailers
         )
 
     def unary_stream(
         self, method: Method[Request, Response], request: Request, *, timeout: float | None, metadata: Metadata = ()
     ) -> AsyncIterator[Response]:
-        return self._inner.unary_stream(method, request, timeout=timeout, metadata=metadata)
+        return self._to().unary_stream(method, request, timeout=timeout, metadata=metadata)
 
     async def stream_unary(
         self,
@@ -46,7 +50,7 @@ class ForwardingChannel(Channel):
         metadata: Metadata = (),
         on_trailers: OnTrailers | None = None,
     ) -> Response:
-        return await self._inner.stream_unary(
+        return await self._to().stream_unary(
             method, requests, timeout=timeout, metadata=metadata, on_trailers=on_trailers
         )
 
@@ -58,4 +62,4 @@ class ForwardingChannel(Channel):
         timeout: float | None,
         metadata: Metadata = (),
     ) -> AsyncIterator[Response]:
-        return self._inner.stream_stream(method, requests, timeout=timeout, metadata=metadata)
+        return self._to().stream_stream(method, requests, timeout=timeout, metadata=metadata)
