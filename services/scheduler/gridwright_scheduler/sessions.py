@@ -87,10 +87,6 @@ class Sessions:
                 found.append(IdleWorker(one.bot, one.offer, one.free_slots, one.name))
         return found
 
-    def offers(self) -> set[Offer]:
-        """Return what the bots that are well have, busy or not."""
-        return {one.offer for one in self._by_bot.values() if one.healthy}
-
     @property
     def stopping(self) -> bool:
         """Whether polls are no longer held, and no work is given."""
