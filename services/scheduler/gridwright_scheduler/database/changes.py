@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, null, select
+from sqlalchemy import Connection, null, select
 
+from gridwright_scheduler.database.dialect import OneOf
 from gridwright_scheduler.database.records import SNAPSHOT_COLUMNS, Snapshot, snapshot_of
 from gridwright_scheduler.database.schema import actions, operations
 from gridwright_scheduler.queue.names import ActionId, OperationName
 from gridwright_scheduler.queue.states import ActionState
-
-K = TypeVar("K")
 
 
 class Newer(NamedTuple):
@@ -25,18 +24,16 @@ class Newer(NamedTuple):
     gone: Collection[ActionId]
 
 
-_SNAPSHOTS = select(*SNAPSHOT_COLUMNS).where(actions.c.id.in_(bindparam("ids", expanding=True)))
+_SNAPSHOTS = select(*SNAPSHOT_COLUMNS).where(OneOf(actions.c.id, "ids"))
 _WITHOUT_RESPONSE = _SNAPSHOTS.with_only_columns(
     *(column for column in SNAPSHOT_COLUMNS if column is not actions.c.response), null().label("response")
 )
-_CANCELLED = select(operations.c.name).where(
-    operations.c.name.in_(bindparam("names", expanding=True)), operations.c.cancelled_at.is_not(None)
-)
+_CANCELLED = select(operations.c.name).where(OneOf(operations.c.name, "names"), operations.c.cancelled_at.is_not(None))
 
 
 def newer(connection: Connection, known: Mapping[ActionId, int]) -> Newer:
     """Return those of the actions *known*, by their versions, that have a newer one."""
-    rows = connection.execute(_WITHOUT_RESPONSE, {"ids": _padded(known)}).all()
+    rows = connection.execute(_WITHOUT_RESPONSE, {"ids": list(known)}).all()
     changed = [row for row in rows if row.version > known[ActionId(row.id)]]
     done = [ActionId(row.id) for row in changed if row.state == ActionState.COMPLETED]
     gone = known.keys() - {ActionId(row.id) for row in rows}
@@ -45,15 +42,9 @@ def newer(connection: Connection, known: Mapping[ActionId, int]) -> Newer:
 
 def snapshots(connection: Connection, ids: Collection[ActionId]) -> Sequence[Snapshot]:
     """Return those of the actions *ids* that there are."""
-    return [snapshot_of(row) for row in connection.execute(_SNAPSHOTS, {"ids": _padded(ids)})]
+    return [snapshot_of(row) for row in connection.execute(_SNAPSHOTS, {"ids": list(ids)})]
 
 
 def cancelled(connection: Connection, names: Collection[OperationName]) -> Sequence[OperationName]:
     """Return those of the operations *names* that were cancelled."""
-    return [OperationName(name) for name in connection.execute(_CANCELLED, {"names": _padded(names)}).scalars()]
-
-
-def _padded(keys: Collection[K]) -> list[K]:
-    """Return *keys*, the last of them several times, in one of few lengths: each is a statement to be prepared."""
-    found = list(keys)
-    return found + found[-1:] * ((1 << (len(found) - 1).bit_length()) - len(found)) if found else found
+    return [OperationName(name) for name in connection.execute(_CANCELLED, {"names": list(names)}).scalars()]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, or_, select, union_all
 
-from gridwright_scheduler.database.dialect import locked
+from gridwright_scheduler.database.dialect import OneOf, locked
 from gridwright_scheduler.database.schema import IN_FLIGHT, actions, operations
 
 
@@ -32,9 +32,9 @@ _ROWS = (
     .where(
         actions.c.id.in_(
             union_all(
-                select(actions.c.id).where(actions.c.hash.in_(bindparam("hashes", expanding=True)), _JOINABLE),
-                select(actions.c.id).where(actions.c.lease_id.in_(bindparam("leases", expanding=True))),
-                select(operations.c.action_id).where(operations.c.name.in_(bindparam("names", expanding=True))),
+                select(actions.c.id).where(OneOf(actions.c.hash, "hashes"), _JOINABLE),
+                select(actions.c.id).where(OneOf(actions.c.lease_id, "leases")),
+                select(operations.c.action_id).where(OneOf(operations.c.name, "names")),
             )
         )
     )
@@ -57,19 +57,13 @@ def lock_first(connection: Connection, touched: Sequence[Touched]) -> None:
     names = [key for one in touched for key in one.operations]
     if len(hashes) + len(leases) + len(names) < 2:
         return
-    length = 1 << (max(len(hashes), len(leases), len(names)) - 1).bit_length()
     wanted = {
-        "hashes": _padded(hashes, length),
-        "leases": _padded(leases, length),
-        "names": _padded(names, length),
+        "hashes": hashes,
+        "leases": leases,
+        "names": names,
         "since": min(one.since for one in touched),
     }
     begun = time.perf_counter()
     connection.execute(_LOCK, wanted).all()
     if time.perf_counter() - begun > _AT_ONCE_SECONDS:
         connection.execute(_LOCK_THE_REST, wanted).all()
-
-
-def _padded(keys: Sequence[str], length: int) -> list[str]:
-    """Return *keys*, filled up with what nobody is called: each other length is a statement to be prepared."""
-    return [*keys, *[""] * (length - len(keys))]
